@@ -1,0 +1,289 @@
+r"""Align-IQA: a plain pre-trained ViT that guidance makes see quality, for natural and for AI-generated images.
+
+Title: Align-IQA: Aligning Image Quality Assessment Models with Diverse Human Preferences via Customizable Guidance
+Venue: ACM Multimedia 2024
+Link: https://doi.org/10.1145/3664647.3681511
+
+The figure of the paper, one module a box::
+
+    image, prompt -> guide -> backbone with an injection before its blocks -> msfa -> head -> score
+
+From the paper: the plain ViT, guidance tokens injected into it (CGI), the aggregation of its stages (MSFA), the alternatives
+of the appendix' tables 1 to 4. Ours, where the appendix is silent: the equations of the parts (see their modules), the frozen
+backbone, the linear head, the size of the view.
+"""
+
+import hashlib
+import inspect
+import json
+from difflib import get_close_matches
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .backbone import GuidedViT
+from .checkpoint import (
+    PACKAGED_BACKBONE,
+    PACKAGED_BACKBONE_FILE,
+    PACKAGED_MODEL_FILE,
+    read_weights,
+)
+from .guides import GUIDES, guide_class
+from .head import HEADS
+from .injection import INJECTIONS, NoInjection
+from .msfa import AGGREGATIONS
+
+MINIMUM_SIDE = 32  # pixels
+
+
+class AlignIQA(nn.Module):
+    """Quality of an image, higher is better, in the unit of the opinion scores that it was trained on.
+
+    The defaults are the model that the package carries: `AlignIQA(pretrained=True)`, in pyiqa `create_metric('align_iqa')`.
+    Each keyword is a key of `network:` in a training file. A name in `guide`, `injection`, `aggregation` or `head` is looked up
+    in the part's table (`GUIDES`, `INJECTIONS`, `AGGREGATIONS`, `HEADS`), to which other parts can be added.
+
+    Args:
+        backbone: a plain ViT by timm's name.
+        backbone_weights: 'packaged' (CLIP ViT-B/16's image tower in int8, carried by the package), 'hub' (timm's own, by name),
+            'random', or a local file.
+        freeze_backbone: train the other parts only; then checkpoints do not hold the backbone but its hash.
+        input_size: side in pixels of the square whose area every image is resized to, aspect ratio kept.
+        stages: number of stages of equal depth that the backbone is cut into.
+        guide: 'saliency', 'semantic' or 'none'.
+        guide_options: keywords of the guide, such as ``{vlm_weights: FILE}`` of the semantic one.
+        injection: 'cgi', 'vpt_add', 'vpt_concat' or 'none'.
+        injection_options: keywords of the injection, such as ``{first_block: 6}``.
+        aggregation: 'msfa', 'last_map' or 'none'.
+        aggregation_options: keywords of the aggregation, such as ``{channels: 96}``.
+        head: 'mlp' or 'linear'.
+        head_options: keywords of the head, such as ``{hidden: 128}``.
+        pretrained: load the model that the package carries.
+        pretrained_model_path: load a checkpoint of one's own training instead.
+
+    Raises:
+        ValueError: a name or a pair that is not possible, or weights that do not belong to the network.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: str = PACKAGED_BACKBONE,
+        backbone_weights: str = 'packaged',
+        freeze_backbone: bool = True,
+        input_size: int = 224,
+        stages: int = 4,
+        guide: str = 'saliency',
+        guide_options: dict | None = None,
+        injection: str = 'cgi',
+        injection_options: dict | None = None,
+        aggregation: str = 'msfa',
+        aggregation_options: dict | None = None,
+        head: str = 'mlp',
+        head_options: dict | None = None,
+        pretrained: bool = False,
+        pretrained_model_path: str | None = None,
+    ):
+        super().__init__()
+        _check_names(guide=guide, injection=injection, aggregation=aggregation, head=head)
+        self.config = {
+            'backbone': backbone.split('.')[0],
+            'freeze_backbone': freeze_backbone,
+            'input_size': input_size,
+            'stages': stages,
+            'guide': guide,
+            'injection': injection,
+            'injection_options': injection_options or {},
+            'aggregation': aggregation,
+            'aggregation_options': aggregation_options or {},
+            'head': head,
+            'head_options': head_options or {},
+        }
+        self.backbone = GuidedViT(
+            name=backbone,
+            stages=stages,
+            input_size=input_size,
+            frozen=freeze_backbone,
+            pretrained=backbone_weights == 'hub',
+            state=_backbone_state(backbone, backbone_weights),
+        )
+        width = self.backbone.width
+        self.guide, self.injection = None, NoInjection()
+        if guide != 'none':
+            self.guide = _build('guide', guide_class(guide), guide_options)
+            self.injection = _build(
+                'injection',
+                INJECTIONS[injection],
+                injection_options,
+                width=width,
+                guidance_width=self.guide.dim,
+                depth=len(self.backbone.vit.blocks),
+            )
+        self.msfa = _build('aggregation', AGGREGATIONS[aggregation], aggregation_options, width=width, stages=stages)
+        self.head = _build('head', HEADS[head], head_options, width=self.msfa.width)
+        self.is_trained = False
+        self.frozen_parts = {name: _digest(module) for name, module in _frozen_modules(self)}
+        self.register_state_dict_post_hook(_drop_frozen)
+        self.register_load_state_dict_post_hook(_allow_frozen)
+        if pretrained_model_path is not None:
+            self.load_state_dict(read_weights(pretrained_model_path, 'pretrained_model_path'))
+        elif pretrained:
+            self.load_state_dict(read_weights(PACKAGED_MODEL_FILE, 'pretrained'))
+
+    def forward(
+        self,
+        image: Float[Tensor, 'b c h w'],
+        caption_list: list[str | None] | None = None,
+        plain: tuple[list[Tensor], Tensor] | None = None,
+    ) -> Float[Tensor, 'b 1']:
+        """Score a batch.
+
+        Args:
+            image: RGB or gray in [0, 1], at least 32 x 32 pixels.
+            caption_list: a prompt for each image, None or '' where there is none; only the semantic guide reads them.
+            plain: what `plain_blocks` gave for these images before, to save the work.
+
+        Returns:
+            A score for each image, higher is better. It does not depend on the rest of the batch.
+
+        Raises:
+            ValueError: an image too small, or another number of prompts than of images.
+            RuntimeError: the network has neither trained weights nor been trained.
+        """
+        image = self._check(image, caption_list)
+        return self.head(self.features(image, caption_list, *(plain or self.plain_blocks(image))))
+
+    def plain_blocks(self, image: Float[Tensor, 'b 3 h w']) -> tuple[list[Tensor], Tensor]:
+        """The blocks before the first injection: outputs of the stages that end there, and the tokens that leave them.
+
+        With a frozen backbone they depend on the image alone, so that training can keep them.
+        """
+        tokens = self.backbone.embed(self.backbone.view(image))
+        return self.backbone(tokens, lambda block, tokens: tokens, stop=self.first_injected)
+
+    @property
+    def first_injected(self) -> int:
+        """Index of the first block whose input guidance changes; the number of blocks where there is no injection."""
+        return getattr(self.injection, 'first_block', len(self.backbone.vit.blocks))
+
+    def features(
+        self, image: Tensor, caption_list: list[str | None] | None, stage_outputs: list[Tensor], tokens: Tensor
+    ) -> Float[Tensor, 'b d']:
+        """The vector that the head reads, from the images, their prompts and what `plain_blocks` gave for them."""
+        guidance = None if self.guide is None else self.guide(image, caption_list)
+        injected, _ = self.backbone(
+            tokens, lambda block, tokens: self.injection(block, tokens, guidance), start=self.first_injected
+        )
+        grid = self.backbone.grid(image)
+        summaries, stage_maps = zip(
+            *(self.backbone.to_map(output, grid) for output in [*stage_outputs, *injected]), strict=True
+        )
+        return self.msfa(list(summaries), list(stage_maps))
+
+    def _check(self, image: Tensor, caption_list: list[str | None] | None) -> Tensor:
+        if not self.is_trained and not self.training:
+            raise RuntimeError(
+                'this Align-IQA has no trained weights, so its scores would mean nothing: use pretrained=True for the model in '
+                'the package, pretrained_model_path=FILE for one of your own, or train it.'
+            )
+        if self.training and torch.is_grad_enabled():
+            self.is_trained = True
+        if min(image.shape[-2:]) < MINIMUM_SIDE:
+            raise ValueError(
+                f'an image of {image.shape[-2]} x {image.shape[-1]} pixels is too small: {MINIMUM_SIDE} a side at least.'
+            )
+        if caption_list is not None and len(caption_list) != len(image):
+            raise ValueError(f'caption_list has {len(caption_list)} prompts for {len(image)} images: give one for each.')
+        return image.expand(-1, 3, -1, -1)
+
+    def get_extra_state(self) -> Tensor:
+        """What a checkpoint has to tell beside its tensors, as JSON in bytes (pyiqa takes every entry for a tensor)."""
+        text = json.dumps({'trained': self.is_trained, 'network': self.config, 'frozen': self.frozen_parts}, sort_keys=True)
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        saved = json.loads(bytes(state.tolist()))
+        for key, value in saved['network'].items():
+            if self.config[key] != value:
+                raise ValueError(f'the checkpoint is of a network with {key}: {value}, this one has {self.config[key]}.')
+        for part, digest in saved['frozen'].items():
+            if self.frozen_parts[part] != digest:
+                raise ValueError(
+                    f'the checkpoint was trained on other frozen weights in {part} (sha256 {digest[:12]}, here '
+                    f'{self.frozen_parts[part][:12]}): give the same weights that it was trained with.'
+                )
+        self.is_trained = saved['trained']
+
+
+def _check_names(**choices: str) -> None:
+    tables = {
+        'guide': ['none', *GUIDES],
+        'injection': ['none', *INJECTIONS],
+        'aggregation': list(AGGREGATIONS),
+        'head': list(HEADS),
+    }
+    for key, possible in tables.items():
+        if choices[key] not in possible:
+            raise ValueError(f"{key} '{choices[key]}' is not possible; possible are: {', '.join(possible)}.")
+    if (choices['guide'] == 'none') != (choices['injection'] == 'none'):
+        raise ValueError(
+            f"guide '{choices['guide']}' with injection '{choices['injection']}' is not possible: either both are 'none', or "
+            f'a guide ({", ".join(GUIDES)}) goes with an injection ({", ".join(INJECTIONS)}).'
+        )
+
+
+def _build(part: str, cls: type[nn.Module], options: dict | None, **given) -> nn.Module:
+    possible = [name for name in inspect.signature(cls).parameters if name not in given]
+    for key in options or {}:
+        if key not in possible:
+            near = get_close_matches(key, possible, 1)
+            hint = f'; did you mean {near[0]}?' if near else f'; possible are: {", ".join(possible) or "none"}.'
+            raise ValueError(f"{part}_options: {cls.__name__} has no option '{key}'{hint}")
+    return cls(**given, **(options or {}))
+
+
+def _backbone_state(backbone: str, weights: str) -> dict[str, Tensor] | None:
+    if weights in ('hub', 'random'):
+        return None
+    if weights != 'packaged':
+        return read_weights(weights, 'backbone_weights')
+    if backbone.split('.')[0] != PACKAGED_BACKBONE:
+        raise ValueError(
+            f"backbone_weights 'packaged' are those of {PACKAGED_BACKBONE}, not of {backbone}: give 'hub', 'random' or a file."
+        )
+    return read_weights(PACKAGED_BACKBONE_FILE, 'backbone_weights')
+
+
+def _frozen_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The largest submodules that hold parameters of which none is trained."""
+    found = []
+    for name, module in network.named_modules():
+        parameters = list(module.parameters())
+        inside = any(name.startswith(f'{outer}.') for outer, _ in found)
+        if name and parameters and not inside and not any(p.requires_grad for p in parameters):
+            found.append((name, module))
+    return found
+
+
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _is_frozen(network: AlignIQA, key: str, prefix: str = '') -> bool:
+    return any(key.startswith(f'{prefix}{part}.') for part in network.frozen_parts)
+
+
+def _drop_frozen(network: AlignIQA, state: dict, prefix: str, local_metadata: dict) -> None:
+    """A checkpoint holds what was trained; the frozen parts are named by their hash."""
+    for key in [key for key in state if _is_frozen(network, key, prefix)]:
+        del state[key]
+
+
+def _allow_frozen(network: AlignIQA, incompatible) -> None:
+    missing = [key for key in incompatible.missing_keys if not _is_frozen(network, key)]
+    incompatible.missing_keys[:] = missing

@@ -1,0 +1,60 @@
+"""Weights on disk: read safely, found in the package, unpacked from int8."""
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+PACKAGED = Path(__file__).parent / 'weights'
+# The backbone whose weights the package carries, under timm's name for OpenAI's release
+PACKAGED_BACKBONE = 'vit_base_patch16_clip_quickgelu_224'
+PACKAGED_BACKBONE_FILE = PACKAGED / 'clip_vitb16_visual_int8.safetensors'
+PACKAGED_MODEL_FILE = PACKAGED / 'align_iqa_agiqa3k.safetensors'
+PACKAGED_MODEL_CARD = PACKAGED / 'align_iqa_agiqa3k.json'
+
+
+def read_weights(path: str | Path, key: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors or PyTorch file, by name; int8 tensors come back as float32.
+
+    Args:
+        path: the file; of a PyTorch file, pyiqa's ``params`` and the usual ``state_dict`` and ``model`` are looked into.
+        key: the option that named it, for the error.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or holds more than tensors.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f'{key}: there is no file {path}.')
+    if path.suffix != '.safetensors' and not zipfile.is_zipfile(path):
+        # torch's older format is a bare pickle, on which its safe reader fails in any way
+        raise ValueError(f'{key}: {path} cannot be read: it is neither .safetensors nor a whole file of torch.save.')
+    try:
+        state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, 'cpu', weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            f'{key}: {path} cannot be read ({type(error).__name__}); it has to be a whole .safetensors file, or a PyTorch '
+            'file of nothing but tensors.'
+        ) from error
+    for name in ('params', 'state_dict', 'model'):
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f'{key}: {path} holds no tensors by name.')
+    return dequantise({name.removeprefix('module.'): value for name, value in state.items()})
+
+
+def dequantise(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``(weight - zero_point) * scale`` for every int8 tensor that has a ``.scale`` and ``.zero_point`` beside it."""
+    packed = {name for name in state if f'{name}.scale' in state and f'{name}.zero_point' in state}
+    beside = {f'{name}.{part}' for name in packed for part in ('scale', 'zero_point')}
+    return {
+        name: (value.float() - state[f'{name}.zero_point'].float()) * state[f'{name}.scale'] if name in packed else value
+        for name, value in state.items()
+        if name not in beside
+    }

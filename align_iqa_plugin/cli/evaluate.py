@@ -1,0 +1,93 @@
+"""`align-iqa evaluate`: how well the metric agrees with the opinion scores of one split of a data set."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    data: Annotated[Path, typer.Argument(help='Folder of the data set (with data.csv), or its CSV.')],
+    split: Annotated[int, typer.Option(help='Number of the prompt-disjoint split.')] = 1,
+    phase: Annotated[str, typer.Option(help='train, val or test.')] = 'test',
+    weights: Annotated[Path | None, typer.Option(help='A checkpoint of your own instead of the packaged model.')] = None,
+    option: Annotated[Path | None, typer.Option('--opt', help='Training file whose network: built the checkpoint.')] = None,
+    device: Annotated[str | None, typer.Option(help='cpu, cuda, cuda:1 ...; the GPU if there is one.')] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    output: Annotated[Path | None, typer.Option(help='Also write the numbers and every score to this JSON file.')] = None,
+) -> None:
+    """Print SRCC, PLCC (raw, and after the 4-parameter logistic fit), KRCC, RMSE and the number of images."""
+    if phase not in ('train', 'val', 'test'):
+        _refuse(f"--phase '{phase}' is not possible; possible are: train, val, test.")
+    import torch
+    import yaml
+    from rich.progress import track
+
+    from align_iqa_plugin.aigc_dataset import AIGCIQADataset
+    from align_iqa_plugin.align_iqa_arch import AlignIQA
+
+    network = {}
+    if option is not None:
+        network = {k: v for k, v in yaml.safe_load(option.read_text(encoding='utf-8'))['network'].items() if k != 'type'}
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        dataset = AIGCIQADataset(
+            {
+                'name': data.name,
+                'phase': phase,
+                'meta_info_file': str(data),
+                'dataroot_target': str(data if data.is_dir() else data.parent),
+                'split_index': split,
+                'split_ratio': '712',
+            }
+        )
+        network |= {'pretrained_model_path': str(weights)} if weights else {'pretrained': True}
+        metric = AlignIQA(**network).to(device).eval()
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        _refuse(str(error))
+    scores, opinions, paths = [], [], []
+    # one worker a core beside the one that runs the network would only take its cores on a small machine
+    for batch in track(
+        torch.utils.data.DataLoader(dataset, batch_size=batch_size, num_workers=0), description=f'{data.name} {phase}'
+    ):
+        with torch.no_grad():
+            scores += metric(batch['img'].to(device), caption_list=batch['prompt']).squeeze(1).tolist()
+        opinions += batch['mos_label'].squeeze(1).tolist()
+        paths += batch['img_path']
+    numbers = agreement(scores, opinions)
+    for name, value in numbers.items():
+        typer.echo(f'{name:<12}{value:>8}' if name == 'n' else f'{name:<12}{value:>8.4f}')
+    if output is not None:
+        rows = [
+            {'image': Path(path).name, 'score': score, 'mos': mos}
+            for path, score, mos in zip(paths, scores, opinions, strict=True)
+        ]
+        output.write_text(json.dumps({'split': split, 'phase': phase, **numbers, 'images': rows}, indent=1))
+
+
+def agreement(scores: list[float], opinions: list[float]) -> dict[str, float]:
+    """Signed correlations of scores with opinion scores, and the error in the unit of the opinions, by pyiqa's functions."""
+    import numpy as np
+    from pyiqa.metrics.correlation_coefficient import (
+        calculate_krcc,
+        calculate_plcc,
+        calculate_rmse,
+        calculate_srcc,
+        fit_curve,
+    )
+
+    scores, opinions = np.asarray(scores), np.asarray(opinions)
+    return {
+        'SRCC': float(calculate_srcc(scores, opinions)),
+        'PLCC': float(calculate_plcc(scores, opinions)),
+        'PLCC_fitted': float(calculate_plcc(fit_curve(scores, opinions), opinions)),
+        'KRCC': float(calculate_krcc(scores, opinions)),
+        'RMSE': float(calculate_rmse(scores, opinions)),
+        'n': len(scores),
+    }
+
+
+def _refuse(sentence: str) -> None:
+    typer.echo(f'align-iqa evaluate: {sentence}', err=True)
+    raise typer.Exit(2)

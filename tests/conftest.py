@@ -1,0 +1,67 @@
+"""What several test files need: fresh interpreters, the built wheel, the folder of image sets."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # small models on few cores; read when torch is imported
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """Runs Python code as a script in a new interpreter, outside the source tree, and returns what it printed."""
+
+    def run(code: str, *options: str, **environment: str) -> subprocess.CompletedProcess:
+        script = tmp_path / 'script.py'
+        script.write_text(code)
+        result = subprocess.run(
+            [sys.executable, *options, str(script)],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert result.returncode == 0, result.stderr
+        return result
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built from a copy of the source tree, so that no older build gets into it."""
+    source, built = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
+    shutil.copytree(ROOT / 'align_iqa_plugin', source / 'align_iqa_plugin', ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('pyproject.toml', 'setup.cfg', 'README.md', 'LICENSE'):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', str(built), str(source)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (path,) = built.iterdir()
+    return path
+
+
+@pytest.fixture(scope='session')
+def installed_wheel(wheel, tmp_path_factory) -> Path:
+    """A folder for PYTHONPATH with the wheel installed in it; it comes before an editable install."""
+    folder = tmp_path_factory.mktemp('installed')
+    command = [sys.executable, '-m', 'pip', 'install', '--no-deps', '--no-index', '--target', str(folder), str(wheel)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder
+
+
+@pytest.fixture(scope='session')
+def data_folder() -> Path:
+    """The folder of image sets, from ALIGN_IQA_DATA; a test that asks for it is marked `data`."""
+    folder = Path(os.environ.get('ALIGN_IQA_DATA', ROOT.parent / 'shared' / 'data'))
+    if not folder.is_dir():
+        pytest.skip(f'no image sets in {folder}: set ALIGN_IQA_DATA')
+    return folder

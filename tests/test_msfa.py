@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from align_iqa_plugin.msfa import AGGREGATIONS, MSFA, LastMapPyramid, LastTokens, statistics
+
+
+def stages(count, shape=(3, 4), width=16, batch=2):
+    generator = torch.Generator().manual_seed(0)
+    summaries = [torch.randn(batch, width, generator=generator) for _ in range(count)]
+    return summaries, [torch.randn(batch, width, *shape, generator=generator) for _ in range(count)]
+
+
+def build(name, count):
+    options = {} if name == 'none' else {'channels': 8}
+    return AGGREGATIONS[name](width=16, stages=count, **options)
+
+
+@pytest.mark.parametrize('name', AGGREGATIONS)
+@pytest.mark.parametrize('count', [1, 2, 4, 6, 12])
+@pytest.mark.parametrize('shape', [(3, 4), (1, 1), (1, 9)])
+def test_any_number_of_stages_of_any_shape_gives_one_vector_of_the_stated_width(name, count, shape):
+    aggregation = build(name, count)
+    vector = aggregation(*stages(count, shape))
+    assert vector.shape == (2, aggregation.width)
+    assert vector.isfinite().all()
+
+
+@pytest.mark.parametrize('name', AGGREGATIONS)
+def test_an_image_does_not_depend_on_its_batch_mates(name):
+    aggregation, (summaries, maps) = build(name, 4), stages(4)
+    together = aggregation(summaries, maps)
+    alone = aggregation([s[:1] for s in summaries], [m[:1] for m in maps])
+    torch.testing.assert_close(together[:1], alone)
+
+
+def test_statistics_are_class_token_mean_and_deviation():
+    (summary,), (stage_map,) = stages(1)
+    vector = statistics(summary, stage_map)
+    assert torch.equal(vector[:, :16], summary)
+    torch.testing.assert_close(vector[:, 16:32], stage_map.mean((2, 3)))
+    torch.testing.assert_close(vector[:, 32:], stage_map.std((2, 3), correction=0), atol=1e-5, rtol=1e-5)
+
+
+def test_the_vector_of_msfa_begins_with_the_statistics_of_every_stage():
+    summaries, maps = stages(4)
+    msfa = MSFA(width=16, stages=4, channels=8)
+    expected = torch.cat([statistics(*stage) for stage in zip(summaries, maps, strict=True)], 1)
+    assert torch.equal(msfa(summaries, maps)[:, : msfa.statistics_width], expected)
+
+
+@pytest.mark.parametrize('cls', [LastMapPyramid, LastTokens])
+def test_the_alternatives_to_msfa_see_the_last_stage_alone(cls):
+    summaries, maps = stages(4)
+    aggregation = cls(width=16, stages=4)
+    before = aggregation(summaries, maps)
+    assert torch.equal(before, aggregation([torch.zeros(2, 16)] * 3 + summaries[3:], [0 * maps[0]] * 3 + maps[3:]))
+
+
+def test_every_stage_of_four_reaches_the_fused_part_of_msfa():
+    summaries, maps = stages(4)
+    maps = [stage_map.requires_grad_() for stage_map in maps]
+    msfa = MSFA(width=16, stages=4, channels=8)
+    msfa(summaries, maps)[:, msfa.statistics_width :].pow(2).sum().backward()
+    assert all(stage_map.grad.abs().sum() > 0 for stage_map in maps)
+
+
+def test_a_flat_map_has_a_finite_gradient():
+    flat = torch.ones(1, 16, 3, 3, requires_grad=True)
+    MSFA(width=16, stages=1, channels=8)([torch.ones(1, 16)], [flat]).sum().backward()
+    assert flat.grad.isfinite().all()
