@@ -94,11 +94,8 @@ class AlignIQA(nn.Module):
             'stages': stages,
             'guide': guide,
             'injection': injection,
-            'injection_options': injection_options or {},
             'aggregation': aggregation,
-            'aggregation_options': aggregation_options or {},
             'head': head,
-            'head_options': head_options or {},
         }
         self.backbone = GuidedViT(
             name=backbone,
@@ -111,8 +108,8 @@ class AlignIQA(nn.Module):
         width = self.backbone.width
         self.guide, self.injection = None, NoInjection()
         if guide != 'none':
-            self.guide = _build('guide', guide_class(guide), guide_options)
-            self.injection = _build(
+            self.guide = self._build('guide', guide_class(guide), guide_options)
+            self.injection = self._build(
                 'injection',
                 INJECTIONS[injection],
                 injection_options,
@@ -120,8 +117,8 @@ class AlignIQA(nn.Module):
                 guidance_width=self.guide.dim,
                 depth=len(self.backbone.vit.blocks),
             )
-        self.msfa = _build('aggregation', AGGREGATIONS[aggregation], aggregation_options, width=width, stages=stages)
-        self.head = _build('head', HEADS[head], head_options, width=self.msfa.width)
+        self.msfa = self._build('aggregation', AGGREGATIONS[aggregation], aggregation_options, width=width, stages=stages)
+        self.head = self._build('head', HEADS[head], head_options, width=self.msfa.width)
         self.is_trained = False
         self.frozen_parts = {name: _digest(module) for name, module in _frozen_modules(self)}
         self.register_state_dict_post_hook(_drop_frozen)
@@ -181,6 +178,19 @@ class AlignIQA(nn.Module):
         )
         return self.msfa(list(summaries), list(stage_maps))
 
+    def _build(self, part: str, cls: type[nn.Module], options: dict | None, **given) -> nn.Module:
+        """One part from its options, which are noted in the configuration with the defaults filled in."""
+        options = options or {}
+        possible = {name: p.default for name, p in inspect.signature(cls).parameters.items() if name not in given}
+        for key in options:
+            if key not in possible:
+                near = get_close_matches(key, possible, 1)
+                hint = f'; did you mean {near[0]}?' if near else f'; possible are: {", ".join(possible) or "none"}.'
+                raise ValueError(f"{part}_options: {cls.__name__} has no option '{key}'{hint}")
+        if part != 'guide':  # a guide's options name files too; its weights are checked by their shapes and hashes
+            self.config[f'{part}_options'] = possible | options
+        return cls(**given, **options)
+
     def _check(self, image: Tensor, caption_list: list[str | None] | None) -> Tensor:
         if not self.is_trained and not self.training:
             raise RuntimeError(
@@ -204,9 +214,10 @@ class AlignIQA(nn.Module):
 
     def set_extra_state(self, state: Tensor) -> None:
         saved = json.loads(bytes(state.tolist()))
-        for key, value in saved['network'].items():
-            if self.config[key] != value:
-                raise ValueError(f'the checkpoint is of a network with {key}: {value}, this one has {self.config[key]}.')
+        for key in sorted(saved['network'].keys() | self.config.keys()):
+            theirs, ours = saved['network'].get(key), self.config.get(key)
+            if theirs != ours:
+                raise ValueError(f'the checkpoint is of a network with {key}: {theirs}, this one has {ours}.')
         for part, digest in saved['frozen'].items():
             if self.frozen_parts[part] != digest:
                 raise ValueError(
@@ -231,16 +242,6 @@ def _check_names(**choices: str) -> None:
             f"guide '{choices['guide']}' with injection '{choices['injection']}' is not possible: either both are 'none', or "
             f'a guide ({", ".join(GUIDES)}) goes with an injection ({", ".join(INJECTIONS)}).'
         )
-
-
-def _build(part: str, cls: type[nn.Module], options: dict | None, **given) -> nn.Module:
-    possible = [name for name in inspect.signature(cls).parameters if name not in given]
-    for key in options or {}:
-        if key not in possible:
-            near = get_close_matches(key, possible, 1)
-            hint = f'; did you mean {near[0]}?' if near else f'; possible are: {", ".join(possible) or "none"}.'
-            raise ValueError(f"{part}_options: {cls.__name__} has no option '{key}'{hint}")
-    return cls(**given, **(options or {}))
 
 
 def _backbone_state(backbone: str, weights: str) -> dict[str, Tensor] | None:

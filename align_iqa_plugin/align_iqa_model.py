@@ -7,6 +7,7 @@ Keys of `train:` beyond pyiqa's, all of them optional:
     linear_probe_alpha: before the first step, fit the head's probe to the training images' statistics with this penalty, and
         save that network as `net_probe.pth`: the number that the training has to beat.
     frozen_cache: folder that keeps what the frozen blocks give for each image (`FrozenCache`); not with `augment`.
+    schedule_by: 'iteration' counts the scheduler's numbers in iterations, where pyiqa counts epochs.
     ema_decay: validate, and keep as best, the exponential moving average of the weights.
 """
 
@@ -38,6 +39,8 @@ class AlignIQAModel(GeneralIQAModel):
         super().init_training_settings()
         if train_opt.get('linear_probe_alpha') is not None:
             self.start_as_linear_probe(train_opt['linear_probe_alpha'])
+        # pyiqa's trainer has put the number of iterations there; without a terminal its log lines are enough
+        self.progress = tqdm(total=train_opt.get('total_iter'), desc='training', unit='iteration', disable=None)
         if train_opt.get('ema_decay') is not None:
             self.average = {name: p.detach().clone() for name, p in self._trained()}
 
@@ -54,12 +57,21 @@ class AlignIQAModel(GeneralIQAModel):
         if self.shifts:
             self.gt_mos = self.gt_mos + torch.stack([self.shifts[path] for path in self.paths])
         super().optimize_parameters(current_iter)
+        loss = sum(value for name, value in self.log_dict.items() if name.startswith('l_'))
+        self.progress.set_postfix(loss=f'{loss:.4f}', refresh=False)
+        self.progress.update()
+        if self.opt['train'].get('schedule_by') == 'iteration':
+            super().update_learning_rate(current_iter + 1)
         if self.average is not None:
             # a young average forgets its start faster
             decay = min(self.opt['train']['ema_decay'], current_iter / (current_iter + 10))
             with torch.no_grad():
                 for name, parameter in self._trained():
                     self.average[name].lerp_(parameter, 1 - decay)
+
+    def update_learning_rate(self, current_iter, warmup_iter=-1):
+        if self.opt['train'].get('schedule_by') != 'iteration':
+            super().update_learning_rate(current_iter, warmup_iter)
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
         with self._averaged():
@@ -99,9 +111,10 @@ class AlignIQAModel(GeneralIQAModel):
         net.is_trained = True
         self.save_network(net, 'net_probe')
         net.train()
+        seen, unseen = ((p - scores).square().mean().sqrt() for p in (left_out + gain, left_out))
         get_root_logger().info(
-            f'The head starts as the ridge regression on {len(dataset)} images, alpha {alpha}: RMSE on them '
-            f'{(left_out + gain - scores).square().mean().sqrt():.4f}, left out {(left_out - scores).square().mean().sqrt():.4f}.'
+            f'The head starts as the ridge regression on {len(dataset)} images, alpha {alpha}: '
+            f'RMSE {seen:.4f} on them, {unseen:.4f} when their prompts are left out.'
         )
 
     def _trained(self):

@@ -43,7 +43,8 @@ class CGI(nn.Module):
         width: d, the width of the ViT's tokens.
         guidance_width: e, the width of the guidance tokens.
         depth: number of blocks of the ViT.
-        first_block: index of the first block that guidance is injected before; the blocks before it stay the plain ViT's.
+        first_block: index of the first block that guidance is injected before; those before it stay the plain ViT's. By
+            default the last of 4 stages of a ViT with 12 blocks (ours: the paper does not say where guidance enters).
         bottleneck: width inside, after LoDa (64).
         heads: attention heads inside, after LoDa (4).
     """
@@ -54,12 +55,12 @@ class CGI(nn.Module):
         width: int,
         guidance_width: int,
         depth: int,
-        first_block: int = 0,
+        first_block: int = 9,
         bottleneck: int = 64,
         heads: int = 4,
     ):
         super().__init__()
-        self.first_block = first_block
+        self.first_block = _checked(first_block, depth)
         self.blocks = nn.ModuleList(
             BottleneckCrossAttention(width=width, guidance_width=guidance_width, bottleneck=bottleneck, heads=heads)
             for _ in range(first_block, depth)
@@ -72,9 +73,9 @@ class CGI(nn.Module):
 class VPTAdd(nn.Module):
     """VPT-add: the mean guidance token, projected, is added to every token as it enters block `first_block`. No gate."""
 
-    def __init__(self, *, width: int, guidance_width: int, depth: int, first_block: int = 0):
+    def __init__(self, *, width: int, guidance_width: int, depth: int, first_block: int = 9):
         super().__init__()
-        self.first_block = first_block
+        self.first_block = _checked(first_block, depth)
         self.norm = nn.LayerNorm(guidance_width)
         self.project = nn.Linear(guidance_width, width)
 
@@ -85,14 +86,20 @@ class VPTAdd(nn.Module):
 class VPTConcat(nn.Module):
     """VPT-concat: the guidance tokens, projected, follow the patch tokens from block `first_block` on. No gate."""
 
-    def __init__(self, *, width: int, guidance_width: int, depth: int, first_block: int = 0):
+    def __init__(self, *, width: int, guidance_width: int, depth: int, first_block: int = 9):
         super().__init__()
-        self.first_block = first_block
+        self.first_block = _checked(first_block, depth)
         self.norm = nn.LayerNorm(guidance_width)
         self.project = nn.Linear(guidance_width, width)
 
     def forward(self, block: int, tokens: Float[Tensor, 'b n d'], guidance: Float[Tensor, 'b g e']) -> Float[Tensor, 'b m d']:
         return torch.cat([tokens, self.project(self.norm(guidance))], 1) if block == self.first_block else tokens
+
+
+def _checked(first_block: int, depth: int) -> int:
+    if not 0 <= first_block < depth:
+        raise ValueError(f'first_block={first_block} is not possible: the backbone has {depth} blocks, 0 to {depth - 1}.')
+    return first_block
 
 
 INJECTIONS = {'cgi': CGI, 'vpt_add': VPTAdd, 'vpt_concat': VPTConcat}

@@ -13,7 +13,7 @@ TINY = {'backbone': 'vit_tiny_patch16_224', 'backbone_weights': 'random', 'input
 PLAIN = {'guide': 'none', 'injection': 'none'}
 VARIANTS = [
     {'guide': 'saliency', 'injection': 'cgi'},
-    {'guide': 'saliency', 'injection': 'cgi', 'injection_options': {'first_block': 9}},
+    {'guide': 'saliency', 'injection': 'cgi', 'injection_options': {'first_block': 0}},
     {'guide': 'saliency', 'injection': 'vpt_add'},
     {'guide': 'saliency', 'injection': 'vpt_concat'},
     {'aggregation': 'last_map'},
@@ -242,6 +242,15 @@ def test_an_impossible_pair_lists_what_is_possible(guide, injection):
 def test_a_misspelt_option_of_a_part_is_named():
     with pytest.raises(ValueError, match="injection_options: CGI has no option 'first_blok'; did you mean first_block"):
         network(injection_options={'first_blok': 3})
+
+
+def test_a_first_block_that_the_backbone_lacks_is_refused():
+    with pytest.raises(ValueError, match='first_block=12 is not possible: the backbone has 12 blocks, 0 to 11'):
+        network(injection_options={'first_block': 12})
+
+
+def test_options_left_out_and_options_at_their_defaults_are_the_same_network():
+    network(injection_options={'first_block': 9, 'heads': 4}).load_state_dict(network().state_dict())
 
 
 def test_a_misspelt_keyword_raises():

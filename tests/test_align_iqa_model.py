@@ -2,21 +2,29 @@ import csv
 import random
 
 import pytest
+import timm
 import torch
 import yaml
 from PIL import Image
 from pyiqa.models import build_model
+from safetensors.torch import save_file
 
 from align_iqa_plugin.align_iqa_arch import AlignIQA
 from align_iqa_plugin.frozen_cache import FrozenCache
 
-NETWORK = {
-    'backbone': 'vit_tiny_patch16_224',
-    'backbone_weights': 'random',
-    'input_size': 64,
-    'injection_options': {'first_block': 9},
-    'aggregation_options': {'channels': 8},
-}
+
+@pytest.fixture(scope='session')
+def network(tmp_path_factory):
+    """Options of a small network. The weights of its backbone are a file: pyiqa builds the network twice."""
+    path = tmp_path_factory.mktemp('backbone') / 'backbone.safetensors'
+    torch.manual_seed(0)
+    save_file(timm.create_model('vit_tiny_patch16_224', num_classes=0).state_dict(), path)
+    return {
+        'backbone': 'vit_tiny_patch16_224',
+        'backbone_weights': str(path),
+        'input_size': 64,
+        'aggregation_options': {'channels': 8},
+    }
 
 
 @pytest.fixture(scope='session')
@@ -39,7 +47,7 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture
-def options(images, tmp_path):
+def options(images, network, tmp_path):
     section = {
         'type': 'AIGCIQADataset',
         'dataroot_target': str(images),
@@ -59,7 +67,7 @@ def options(images, tmp_path):
         'rank': 0,
         'is_train': True,
         'model_type': 'AlignIQAModel',
-        'network': {'type': 'AlignIQA', **NETWORK},
+        'network': {'type': 'AlignIQA', **network},
         'datasets': {
             'train': {**section, 'name': 'tiny', 'phase': 'train'},
             'val': {**section, 'name': 'tiny_val', 'phase': 'val'},
@@ -112,11 +120,10 @@ def test_a_step_changes_what_is_trained_and_nothing_that_is_frozen(options):
     assert not still
 
 
-def test_the_training_starts_as_the_linear_probe_and_saves_it(options, tmp_path):
+def test_the_training_starts_as_the_linear_probe_and_saves_it(options, network, tmp_path):
     model = build(options, linear_probe_alpha=10.0)
     batch = next(iter(batches(options)))
-    torch.manual_seed(0)
-    probe = AlignIQA(**NETWORK, pretrained_model_path=str(tmp_path / 'models' / 'net_probe.pth')).eval()
+    probe = AlignIQA(**network, pretrained_model_path=str(tmp_path / 'models' / 'net_probe.pth')).eval()
     expected = probe.head.probe(
         probe.head.probe.standardise(probe.features(batch['img'], None, *probe.plain_blocks(batch['img'])))
     )
@@ -157,9 +164,8 @@ def test_the_cache_runs_the_frozen_blocks_once_an_image(options, tmp_path):
     assert len(list((tmp_path / 'cache').iterdir())) == len(batches(options).dataset)
 
 
-def test_the_cache_knows_another_network_and_a_changed_image(images, tmp_path):
-    torch.manual_seed(0)
-    one = AlignIQA(**NETWORK)
+def test_the_cache_knows_another_network_and_a_changed_image(images, network, tmp_path):
+    one = AlignIQA(**network)
     cache = FrozenCache(tmp_path, one)
     path = str(images / 'images' / '000.png')
     copy = tmp_path / 'copy.png'
@@ -167,8 +173,8 @@ def test_the_cache_knows_another_network_and_a_changed_image(images, tmp_path):
     before = cache._file(str(copy))
     copy.write_bytes(copy.read_bytes() + b' ')
     assert cache._file(str(copy)) != before
-    assert FrozenCache(tmp_path, AlignIQA(**NETWORK))._file(path) != cache._file(path)  # other random weights
-    assert FrozenCache(tmp_path, one)._file(path) == cache._file(path)
+    assert FrozenCache(tmp_path, AlignIQA(**network | {'backbone_weights': 'random'}))._file(path) != cache._file(path)
+    assert FrozenCache(tmp_path, AlignIQA(**network))._file(path) == cache._file(path)
 
 
 def test_a_cache_of_augmented_images_is_refused(options, tmp_path):

@@ -3,7 +3,7 @@ import torch
 
 from align_iqa_plugin.injection import CGI, INJECTIONS, NoInjection, VPTAdd, VPTConcat
 
-SIZES = {'width': 32, 'guidance_width': 8, 'depth': 6}
+SIZES = {'width': 32, 'guidance_width': 8, 'depth': 6, 'first_block': 0}
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_cgi_does_not_depend_on_the_order_of_the_guidance_tokens(tokens, guidanc
 
 
 def test_cgi_leaves_the_blocks_before_its_first_alone(tokens, guidance):
-    cgi = CGI(**SIZES, first_block=4)
+    cgi = CGI(**SIZES | {'first_block': 4})
     assert len(cgi.blocks) == 2
     for injection in cgi.blocks:
         torch.nn.init.ones_(injection.gate)

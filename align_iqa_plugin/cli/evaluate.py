@@ -57,7 +57,7 @@ def evaluate(
         paths += batch['img_path']
     numbers = agreement(scores, opinions)
     for name, value in numbers.items():
-        typer.echo(f'{name:<12}{value:>8}' if name == 'n' else f'{name:<12}{value:>8.4f}')
+        typer.echo(f'{name:<12}' + ('no fit' if value is None else f'{value}' if name == 'n' else f'{value:.4f}').rjust(8))
     if output is not None:
         rows = [
             {'image': Path(path).name, 'score': score, 'mos': mos}
@@ -66,8 +66,11 @@ def evaluate(
         output.write_text(json.dumps({'split': split, 'phase': phase, **numbers, 'images': rows}, indent=1))
 
 
-def agreement(scores: list[float], opinions: list[float]) -> dict[str, float]:
-    """Signed correlations of scores with opinion scores, and the error in the unit of the opinions, by pyiqa's functions."""
+def agreement(scores: list[float], opinions: list[float]) -> dict[str, float | None]:
+    """Signed correlations of scores with opinion scores, and the error in the unit of the opinions, by pyiqa's functions.
+
+    PLCC_fitted is None where the logistic fit does not converge.
+    """
     import numpy as np
     from pyiqa.metrics.correlation_coefficient import (
         calculate_krcc,
@@ -78,10 +81,14 @@ def agreement(scores: list[float], opinions: list[float]) -> dict[str, float]:
     )
 
     scores, opinions = np.asarray(scores), np.asarray(opinions)
+    try:
+        fitted = float(calculate_plcc(fit_curve(scores, opinions), opinions))
+    except RuntimeError:  # scipy's word for a fit without an optimum
+        fitted = None
     return {
         'SRCC': float(calculate_srcc(scores, opinions)),
         'PLCC': float(calculate_plcc(scores, opinions)),
-        'PLCC_fitted': float(calculate_plcc(fit_curve(scores, opinions), opinions)),
+        'PLCC_fitted': fitted,
         'KRCC': float(calculate_krcc(scores, opinions)),
         'RMSE': float(calculate_rmse(scores, opinions)),
         'n': len(scores),

@@ -19,7 +19,7 @@ def train(
         options = yaml.safe_load(option.read_text(encoding='utf-8'))
     except yaml.YAMLError as error:
         _refuse(f'{option} is not valid YAML: {" ".join(str(error).split())}.')
-    for key in ('name', 'datasets', 'network', 'train', 'logger', 'path'):
+    for key in ('name', 'datasets', 'network', 'train', 'val', 'logger', 'path'):
         if not isinstance(options, dict) or key not in options:
             _refuse(f"{option} lacks the key '{key}': options/train/AlignIQA/ has complete files to start from.")
     if not isinstance(options['datasets'].get('train'), dict):

@@ -1,0 +1,151 @@
+import csv
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+from scipy import stats
+from typer.testing import CliRunner
+
+from align_iqa_plugin.cli import app
+from align_iqa_plugin.cli.evaluate import agreement
+
+OPTIONS = Path(__file__).resolve().parents[1] / 'options' / 'train' / 'AlignIQA' / 'align_iqa.yml'
+
+
+@pytest.fixture(scope='module')
+def work(tmp_path_factory):
+    """A folder with a small data set, whose scores are the brightness, a backbone, and an option file for both."""
+    root = tmp_path_factory.mktemp('work')
+    images = root / 'datasets' / 'tiny' / 'images'
+    images.mkdir(parents=True)
+    generator, rows = random.Random(0), []
+    for i in range(60):
+        shade = generator.randrange(256)
+        Image.new('RGB', (64, 64), (shade, 255 - shade, 128)).save(images / f'{i:03}.png')
+        rows.append({'name': f'{i:03}.png', 'mos': shade / 51, 'prompt': f'prompt {i // 2}'})
+    with (images.parent / 'data.csv').open('w', newline='') as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    torch.manual_seed(0)
+    save_file(timm.create_model('vit_tiny_patch16_224', num_classes=0).state_dict(), root / 'backbone.safetensors')
+
+    options = yaml.safe_load(OPTIONS.read_text(encoding='utf-8'))
+    options['name'] = 'tiny'
+    options['num_gpu'] = 0
+    options['network'] |= {
+        'backbone': 'vit_tiny_patch16_224',
+        'backbone_weights': str(root / 'backbone.safetensors'),
+        'input_size': 64,
+        'aggregation_options': {'channels': 8},
+    }
+    for section in options['datasets'].values():
+        section |= {'dataroot_target': str(images.parent), 'mos_range': [0, 5], 'batch_size_per_gpu': 4}
+    options['train'] |= {'frozen_cache': str(root / 'cache'), 'linear_probe_alpha': 10, 'total_epoch': 2}
+    options['val']['val_freq'] = 5
+    (root / 'tiny.yml').write_text(yaml.safe_dump(options))
+    return root
+
+
+def command(*words, cwd):
+    environment = {**os.environ, 'CUDA_VISIBLE_DEVICES': ''}
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope='module')
+def trained(work):
+    done = command(sys.executable, '-m', 'align_iqa_plugin.cli', 'train', '--opt', 'tiny.yml', cwd=work)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_train_writes_checkpoints_under_the_current_folder_and_tells_the_best_validation(trained, work):
+    models = work / 'experiments' / 'tiny' / 'models'
+    assert {'net_probe.pth', 'net_best.pth', 'net_latest.pth'} <= {file.name for file in models.iterdir()}
+    assert 'agiqa3k_val: ' in trained.stdout
+    assert 'srcc ' in trained.stdout
+    assert max(file.stat().st_size for file in models.iterdir()) < 5e6  # the backbone alone has 22 MB
+
+
+@pytest.mark.slow
+def test_evaluate_reads_the_checkpoint_and_its_numbers_are_those_of_scipy(trained, work):
+    weights = work / 'experiments' / 'tiny' / 'models' / 'net_best.pth'
+    words = ['evaluate', str(work / 'datasets' / 'tiny'), '--opt', str(work / 'tiny.yml'), '--weights', str(weights)]
+    result = CliRunner().invoke(app, [*words, '--device', 'cpu', '--output', str(work / 'out.json')])
+    assert result.exit_code == 0, result.output
+    out = json.loads((work / 'out.json').read_text())
+    scores, mos = ([row[key] for row in out['images']] for key in ('score', 'mos'))
+    assert out['n'] == len(scores) == 12
+    assert out['SRCC'] == pytest.approx(stats.spearmanr(scores, mos)[0])
+    assert out['PLCC'] == pytest.approx(stats.pearsonr(scores, mos)[0])
+    assert f'{out["SRCC"]:.4f}' in result.output
+
+
+@pytest.mark.slow
+def test_pyiqas_own_command_trains_from_the_same_file_without_an_import_of_the_plugin(work):
+    import pyiqa
+
+    options = yaml.safe_load((work / 'tiny.yml').read_text()) | {'name': 'align_iqa_test_of_pyiqa_train'}
+    (work / 'pyiqa.yml').write_text(yaml.safe_dump(options))
+    experiment = Path(pyiqa.__file__).parents[1] / 'experiments' / options['name']  # pyiqa's own choice
+    try:
+        done = command(sys.executable, '-m', 'pyiqa.train', '-opt', 'pyiqa.yml', cwd=work)
+        assert done.returncode == 0, done.stderr
+        assert (experiment / 'models' / 'net_best.pth').exists()
+    finally:
+        shutil.rmtree(experiment, ignore_errors=True)
+        if experiment.parent.is_dir() and not any(experiment.parent.iterdir()):
+            experiment.parent.rmdir()
+
+
+def refused(tmp_path, text):
+    (tmp_path / 'bad.yml').write_text(text)
+    result = CliRunner().invoke(app, ['train', '--opt', str(tmp_path / 'bad.yml')])
+    assert result.exit_code == 2
+    assert 'Traceback' not in result.output
+    return result.output
+
+
+def test_a_training_file_that_is_not_there_is_named(tmp_path):
+    result = CliRunner().invoke(app, ['train', '--opt', str(tmp_path / 'none.yml')])
+    assert result.exit_code == 2
+    assert 'no training file' in result.output
+
+
+def test_a_training_file_that_is_not_yaml_is_refused(tmp_path):
+    assert 'not valid YAML' in refused(tmp_path, 'a: [1')
+
+
+def test_a_training_file_cannot_run_code(tmp_path):
+    assert 'not valid YAML' in refused(tmp_path, 'name: !!python/object/apply:os.getcwd []')
+
+
+@pytest.mark.parametrize('key', ['name', 'datasets', 'network', 'train', 'logger', 'path', 'val'])
+def test_a_section_that_is_missing_is_named(key, tmp_path):
+    options = yaml.safe_load(OPTIONS.read_text(encoding='utf-8'))
+    del options[key]
+    assert f"lacks the key '{key}'" in refused(tmp_path, yaml.safe_dump(options))
+
+
+def test_agreement_keeps_the_sign():
+    generator = random.Random(0)
+    mos = [generator.uniform(0, 5) for _ in range(50)]
+    numbers = agreement([5 - m**1.1 for m in mos], mos)
+    assert numbers['SRCC'] == pytest.approx(-1)
+    assert numbers['KRCC'] == pytest.approx(-1)
+    assert numbers['PLCC'] < -0.98
+
+
+def test_agreement_without_a_logistic_fit_says_none():
+    assert agreement([5.0, 4.1, 3.0, 2.2, 1.0, 0.5], [0.0, 1.0, 2.0, 3.1, 4.0, 5.0])['PLCC_fitted'] is None
