@@ -10,13 +10,14 @@ The figure of the paper, one module a box::
 
 From the paper: the plain ViT, guidance tokens injected into it (CGI), the aggregation of its stages (MSFA), the alternatives
 of the appendix' tables 1 to 4. Ours, where the appendix is silent: the equations of the parts (see their modules), the frozen
-backbone, the linear head, the size of the view.
+backbone, the head, the size of the view.
 """
 
 import hashlib
 import inspect
 import json
 from difflib import get_close_matches
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -105,8 +106,8 @@ class AlignIQA(nn.Module):
             pretrained=backbone_weights == 'hub',
             state=_backbone_state(backbone, backbone_weights),
         )
-        width = self.backbone.width
-        self.guide, self.injection = None, NoInjection()
+        width, depth = self.backbone.width, len(self.backbone.vit.blocks)
+        self.guide, self.injection = None, NoInjection(depth=depth)
         if guide != 'none':
             self.guide = self._build('guide', guide_class(guide), guide_options)
             self.injection = self._build(
@@ -115,7 +116,7 @@ class AlignIQA(nn.Module):
                 injection_options,
                 width=width,
                 guidance_width=self.guide.dim,
-                depth=len(self.backbone.vit.blocks),
+                depth=depth,
             )
         self.msfa = self._build('aggregation', AGGREGATIONS[aggregation], aggregation_options, width=width, stages=stages)
         self.head = self._build('head', HEADS[head], head_options, width=self.msfa.width)
@@ -124,9 +125,9 @@ class AlignIQA(nn.Module):
         self.register_state_dict_post_hook(_drop_frozen)
         self.register_load_state_dict_post_hook(_allow_frozen)
         if pretrained_model_path is not None:
-            self.load_state_dict(read_weights(pretrained_model_path, 'pretrained_model_path'))
+            self._load(pretrained_model_path, 'pretrained_model_path')
         elif pretrained:
-            self.load_state_dict(read_weights(PACKAGED_MODEL_FILE, 'pretrained'))
+            self._load(PACKAGED_MODEL_FILE, 'pretrained')
 
     def forward(
         self,
@@ -157,12 +158,7 @@ class AlignIQA(nn.Module):
         With a frozen backbone they depend on the image alone, so that training can keep them.
         """
         tokens = self.backbone.embed(self.backbone.view(image))
-        return self.backbone(tokens, lambda block, tokens: tokens, stop=self.first_injected)
-
-    @property
-    def first_injected(self) -> int:
-        """Index of the first block whose input guidance changes; the number of blocks where there is no injection."""
-        return getattr(self.injection, 'first_block', len(self.backbone.vit.blocks))
+        return self.backbone(tokens, lambda block, tokens: tokens, stop=self.injection.first_block)
 
     def features(
         self, image: Tensor, caption_list: list[str | None] | None, stage_outputs: list[Tensor], tokens: Tensor
@@ -170,7 +166,7 @@ class AlignIQA(nn.Module):
         """The vector that the head reads, from the images, their prompts and what `plain_blocks` gave for them."""
         guidance = None if self.guide is None else self.guide(image, caption_list)
         injected, _ = self.backbone(
-            tokens, lambda block, tokens: self.injection(block, tokens, guidance), start=self.first_injected
+            tokens, lambda block, tokens: self.injection(block, tokens, guidance), start=self.injection.first_block
         )
         grid = self.backbone.grid(image)
         summaries, stage_maps = zip(
@@ -190,6 +186,12 @@ class AlignIQA(nn.Module):
         if part != 'guide':  # a guide's options name files too; its weights are checked by their shapes and hashes
             self.config[f'{part}_options'] = possible | options
         return cls(**given, **options)
+
+    def _load(self, path: str | Path, key: str) -> None:
+        state = read_weights(path, key)
+        if '_extra_state' not in state:
+            raise ValueError(f'{key}: {path} is not a checkpoint of Align-IQA: it does not say of which network it is.')
+        self.load_state_dict(state)
 
     def _check(self, image: Tensor, caption_list: list[str | None] | None) -> Tensor:
         if not self.is_trained and not self.training:

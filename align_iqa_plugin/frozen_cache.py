@@ -29,7 +29,7 @@ class FrozenCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         config = {key: network.config[key] for key in ('backbone', 'input_size', 'stages')}
         self.network = network
-        self.key = f'{config} {network.first_injected} {network.frozen_parts["backbone"]}'
+        self.key = f'{config} {network.injection.first_block} {network.frozen_parts["backbone"]}'
 
     def __call__(self, image: Tensor, paths: list[str]) -> tuple[list[Tensor], Tensor]:
         """What `AlignIQA.plain_blocks` gives for the images of these files, in float16's precision."""

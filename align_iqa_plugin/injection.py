@@ -13,6 +13,10 @@ from torch import Tensor, nn
 class NoInjection(nn.Module):
     """The plain ViT."""
 
+    def __init__(self, *, depth: int):
+        super().__init__()
+        self.first_block = depth
+
     def forward(self, block: int, tokens: Float[Tensor, 'b n d'], guidance: None) -> Float[Tensor, 'b n d']:
         return tokens
 
@@ -102,4 +106,5 @@ def _checked(first_block: int, depth: int) -> int:
     return first_block
 
 
+# An injection is called before every block from its `first_block` on, as forward(block, tokens, guidance) -> tokens.
 INJECTIONS = {'cgi': CGI, 'vpt_add': VPTAdd, 'vpt_concat': VPTConcat}

@@ -193,6 +193,12 @@ def test_a_checkpoint_of_another_network_is_refused_with_the_key_that_differs():
         network(stages=3).load_state_dict(network().state_dict())
 
 
+def test_weights_that_are_no_checkpoint_of_align_iqa_are_refused(tmp_path):
+    torch.save({'conv.weight': torch.ones(1)}, tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match='other.pth is not a checkpoint of Align-IQA'):
+        network(pretrained_model_path=str(tmp_path / 'other.pth'))
+
+
 def test_an_untrained_network_refuses_to_score():
     with pytest.raises(RuntimeError, match='no trained weights.*pretrained=True'):
         network(trained=False)(torch.rand(1, 3, 64, 64))

@@ -66,7 +66,7 @@ def test_vpt_concat_appends_the_guidance_once(tokens, guidance):
 
 
 def test_no_injection_is_the_identity(tokens):
-    assert NoInjection()(3, tokens, None) is tokens
+    assert NoInjection(depth=6)(3, tokens, None) is tokens
 
 
 @pytest.mark.parametrize('name', INJECTIONS)
