@@ -15,6 +15,7 @@ def bench(
     Each figure is measured in a process of its own, since the peak of a process never goes down.
     """
     import json
+    import os
     import subprocess
     import sys
 
@@ -25,7 +26,8 @@ def bench(
     figures = {}
     for case in track(CASES, description='Measuring', console=Console(stderr=True), transient=True):
         command = [sys.executable, '-m', __name__, case, str(batch_size), str(repeats), device or '']
-        done = subprocess.run(command, capture_output=True, text=True)
+        # every tensor in pages of its own, which go back to the system when it is freed: else the peak counts old ones
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536'})
         if done.returncode:
             typer.echo(f'align-iqa bench: {case} failed: {done.stderr.strip().splitlines()[-1]}', err=True)
             raise typer.Exit(1)
@@ -51,10 +53,11 @@ CASES = ('backbone, forward', 'align_iqa, forward', 'backbone, full fine-tuning 
 
 
 def measure(case: str, batch_size: int, repeats: int, device: str) -> dict[str, float]:
-    """Median seconds, and the megabytes that the case needs at most beyond what the process held before."""
-    import resource
+    """Median seconds, and the megabytes that the case needs at most: its parameters, and what a run adds to them."""
+    import gc
     import statistics
     import time
+    from pathlib import Path
 
     import torch
 
@@ -78,21 +81,29 @@ def measure(case: str, batch_size: int, repeats: int, device: str) -> dict[str, 
         if device != 'cpu':
             torch.cuda.synchronize()
 
-    def peak():
-        if device != 'cpu':
-            return torch.cuda.max_memory_allocated() / 1e6
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kilobytes on Linux
+    def resident(line: str) -> float:
+        status = Path('/proc/self/status').read_text()
+        return float(status.split(f'{line}:')[1].split()[0]) / 1e3
 
-    before = sum(p.numel() * p.element_size() for p in network.parameters()) / 1e6
-    held = peak()
-    run()
+    megabytes = sum(p.numel() * p.element_size() for p in network.parameters()) / 1e6
+    gc.collect()
+    if device == 'cpu':
+        before = resident('VmRSS')
+        Path('/proc/self/clear_refs').write_text('5')  # Linux: forget the peak so far
+        run(), run()  # the first step makes the optimizer's state, which the second one holds from its start
+        megabytes += resident('VmHWM') - before
+    else:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(), run()
+        megabytes += (torch.cuda.max_memory_allocated() - before) / 1e6
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - start)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    return {'seconds': statistics.median(seconds), 'megabytes': before + peak() - held, 'trained': trained}
+    return {'seconds': statistics.median(seconds), 'megabytes': megabytes, 'trained': trained}
 
 
 if __name__ == '__main__':
