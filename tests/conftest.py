@@ -64,6 +64,24 @@ def installed_wheel(wheel, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope='session')
+def tiny_vlm(tmp_path_factory) -> dict[str, str | None]:
+    """Options of the semantic guide for an open_clip model of a size for tests; its random weights relate nothing."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    open_clip.factory._MODEL_CONFIGS['test-tiny'] = {
+        'embed_dim': 16,
+        'quick_gelu': True,
+        'vision_cfg': {'image_size': 32, 'layers': 2, 'width': 32, 'head_width': 16, 'patch_size': 16},
+        'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 32, 'heads': 2, 'layers': 2},
+    }
+    path = tmp_path_factory.mktemp('vlm') / 'vlm.safetensors'
+    save_file(open_clip.create_model('test-tiny').state_dict(), path)
+    yield {'vlm': 'test-tiny', 'vlm_pretrained': None, 'vlm_weights': str(path)}
+    del open_clip.factory._MODEL_CONFIGS['test-tiny']
+
+
+@pytest.fixture(scope='session')
 def data_folder() -> Path:
     """The folder of image sets, from ALIGN_IQA_DATA; a test that asks for it is marked `data`."""
     folder = Path(os.environ.get('ALIGN_IQA_DATA', ROOT.parent / 'shared' / 'data'))

@@ -1,9 +1,7 @@
 import itertools
 
-import open_clip
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from align_iqa_plugin.align_iqa_arch import AlignIQA
 from align_iqa_plugin.guides import GUIDES
@@ -22,26 +20,6 @@ VARIANTS = [
     PLAIN,
     {**PLAIN, 'aggregation': 'none'},
 ]
-
-
-@pytest.fixture(scope='module')
-def vlm_file(tmp_path_factory):
-    """A whole open_clip model of a size for tests, with random weights: relations in it mean nothing."""
-    open_clip.factory._MODEL_CONFIGS['test-tiny'] = {
-        'embed_dim': 16,
-        'quick_gelu': True,
-        'vision_cfg': {'image_size': 32, 'layers': 2, 'width': 32, 'head_width': 16, 'patch_size': 16},
-        'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 32, 'heads': 2, 'layers': 2},
-    }
-    path = tmp_path_factory.mktemp('vlm') / 'vlm.safetensors'
-    save_file(open_clip.create_model('test-tiny').state_dict(), path)
-    yield path
-    del open_clip.factory._MODEL_CONFIGS['test-tiny']
-
-
-def semantic(vlm_file):
-    options = {'vlm': 'test-tiny', 'vlm_pretrained': None, 'vlm_weights': str(vlm_file)}
-    return {'guide': 'semantic', 'guide_options': options}
 
 
 def network(trained=True, **options):
@@ -92,8 +70,8 @@ def test_gradients_reach_every_trained_parameter_and_the_image_but_no_frozen_par
     assert all(p.grad is None for p in net.backbone.parameters())
 
 
-def test_with_the_semantic_guide_gradients_reach_all_that_is_trained_and_prompts_matter(vlm_file):
-    net = open_gates(network(**semantic(vlm_file)))
+def test_with_the_semantic_guide_gradients_reach_all_that_is_trained_and_prompts_matter(tiny_vlm):
+    net = open_gates(network(guide='semantic', guide_options=tiny_vlm))
     image = torch.rand(3, 3, 64, 64, requires_grad=True)
     scores = net(image, caption_list=['a cat', 'a dog', None])
     assert not torch.allclose(scores, net(image, caption_list=['a dog', 'a dog', None]))
@@ -115,8 +93,8 @@ def test_with_zero_gates_the_score_is_that_of_the_plain_vit():
     assert not torch.equal(open_gates(guided)(image), plain(image))
 
 
-def test_frozen_parts_stay_in_eval_mode_in_training(vlm_file):
-    net = network(**semantic(vlm_file)).train()
+def test_frozen_parts_stay_in_eval_mode_in_training(tiny_vlm):
+    net = network(guide='semantic', guide_options=tiny_vlm).train()
     assert net.head.training
     for part in (net.backbone, net.guide.vlm):
         assert not any(module.training for module in part.modules())
@@ -175,8 +153,8 @@ def test_a_checkpoint_brings_back_every_score(options, tmp_path):
     assert torch.equal(other(image), net(image))
 
 
-def test_a_checkpoint_does_not_hold_the_frozen_parts(vlm_file):
-    state = network(**semantic(vlm_file)).state_dict()
+def test_a_checkpoint_does_not_hold_the_frozen_parts(tiny_vlm):
+    state = network(guide='semantic', guide_options=tiny_vlm).state_dict()
     assert not any(key.startswith(('backbone.', 'guide.vlm.')) for key in state)
     assert {key.split('.')[0] for key in state} == {'guide', 'injection', 'msfa', 'head', '_extra_state'}
 
@@ -283,8 +261,8 @@ def test_a_guide_of_ones_own_is_found_by_its_name(monkeypatch):
     assert isinstance(network(guide='dark').guide, Dark)
 
 
-def test_no_learning_rate_group_of_pyiqa_takes_parameters_of_two_parts(vlm_file):
-    net = network(freeze_backbone=False, **semantic(vlm_file))
+def test_no_learning_rate_group_of_pyiqa_takes_parameters_of_two_parts(tiny_vlm):
+    net = network(freeze_backbone=False, guide='semantic', guide_options=tiny_vlm)
     parts = ('guide', 'backbone', 'injection', 'msfa', 'head')
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:

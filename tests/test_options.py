@@ -1,12 +1,10 @@
 import inspect
 from pathlib import Path
 
-import open_clip
 import pytest
 import torch
 import yaml
 from pyiqa.archs import build_network
-from safetensors.torch import save_file
 
 from align_iqa_plugin.align_iqa_arch import AlignIQA
 
@@ -16,20 +14,6 @@ FILES = sorted(FOLDER.glob('*.yml'))
 
 def load(file):
     return yaml.safe_load(file.read_text(encoding='utf-8'))
-
-
-@pytest.fixture(scope='module')
-def tiny_vlm(tmp_path_factory):
-    open_clip.factory._MODEL_CONFIGS['test-tiny'] = {
-        'embed_dim': 16,
-        'quick_gelu': True,
-        'vision_cfg': {'image_size': 32, 'layers': 2, 'width': 32, 'head_width': 16, 'patch_size': 16},
-        'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 32, 'heads': 2, 'layers': 2},
-    }
-    path = tmp_path_factory.mktemp('vlm') / 'vlm.safetensors'
-    save_file(open_clip.create_model('test-tiny').state_dict(), path)
-    yield {'vlm': 'test-tiny', 'vlm_pretrained': None, 'vlm_weights': str(path)}
-    del open_clip.factory._MODEL_CONFIGS['test-tiny']
 
 
 def test_there_is_a_file_for_every_row_of_the_tables_1_to_4():

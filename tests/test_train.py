@@ -149,3 +149,10 @@ def test_agreement_keeps_the_sign():
 
 def test_agreement_without_a_logistic_fit_says_none():
     assert agreement([5.0, 4.1, 3.0, 2.2, 1.0, 0.5], [0.0, 1.0, 2.0, 3.1, 4.0, 5.0])['PLCC_fitted'] is None
+
+
+def test_evaluate_refuses_a_training_file_and_weights_that_are_not_there(tmp_path):
+    for words in (['--opt', 'none.yml'], ['--weights', 'none.pth']):
+        result = CliRunner().invoke(app, ['evaluate', str(tmp_path), *words])
+        assert result.exit_code == 2
+        assert 'Traceback' not in result.output

@@ -19,6 +19,7 @@ def bench(
     import subprocess
     import sys
 
+    from rich import box
     from rich.console import Console
     from rich.progress import track
     from rich.table import Table
@@ -33,11 +34,11 @@ def bench(
             raise typer.Exit(1)
         figures[case] = json.loads(done.stdout.splitlines()[-1])
 
-    table = Table(title=f'batch {batch_size}, median of {repeats}, ratio to the first of its kind')
-    for column in ('', 'time', 'ratio', 'peak memory', 'ratio', 'trained parameters'):
-        table.add_column(column, justify='left' if not column else 'right')
+    table = Table(box=box.SIMPLE, title=f'batch {batch_size}, median of {repeats}, ratio to the first of its kind')
+    for column in ('', 'time', 'ratio', 'memory', 'ratio', 'trained'):
+        table.add_column(column, justify='left' if not column else 'right', no_wrap=True)
     for case, figure in figures.items():
-        base = figures['backbone, forward' if 'forward' in case else 'backbone, full fine-tuning step']
+        base = figures['backbone, forward' if 'forward' in case else 'backbone, fine-tuning step']
         table.add_row(
             case,
             f'{figure["seconds"]:.2f} s',
@@ -49,7 +50,7 @@ def bench(
     Console().print(table)
 
 
-CASES = ('backbone, forward', 'align_iqa, forward', 'backbone, full fine-tuning step', 'align_iqa, training step')
+CASES = ('backbone, forward', 'align_iqa, forward', 'backbone, fine-tuning step', 'align_iqa, training step')
 
 
 def measure(case: str, batch_size: int, repeats: int, device: str) -> dict[str, float]:

@@ -12,7 +12,10 @@ def evaluate(
     split: Annotated[int, typer.Option(help='Number of the prompt-disjoint split.')] = 1,
     phase: Annotated[str, typer.Option(help='train, val or test.')] = 'test',
     weights: Annotated[Path | None, typer.Option(help='A checkpoint of your own instead of the packaged model.')] = None,
-    option: Annotated[Path | None, typer.Option('--opt', help='Training file whose network: built the checkpoint.')] = None,
+    option: Annotated[
+        Path | None,
+        typer.Option('--opt', help='The training file of the checkpoint: its network, and the columns of its data.'),
+    ] = None,
     device: Annotated[str | None, typer.Option(help='cpu, cuda, cuda:1 ...; the GPU if there is one.')] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
     output: Annotated[Path | None, typer.Option(help='Also write the numbers and every score to this JSON file.')] = None,
@@ -21,36 +24,36 @@ def evaluate(
     if phase not in ('train', 'val', 'test'):
         _refuse(f"--phase '{phase}' is not possible; possible are: train, val, test.")
     import torch
-    import yaml
+    from rich.console import Console
     from rich.progress import track
 
     from align_iqa_plugin.aigc_dataset import AIGCIQADataset
     from align_iqa_plugin.align_iqa_arch import AlignIQA
+    from align_iqa_plugin.cli.train import read_options
 
-    network = {}
-    if option is not None:
-        network = {k: v for k, v in yaml.safe_load(option.read_text(encoding='utf-8'))['network'].items() if k != 'type'}
+    section, network = {}, {}
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     try:
-        dataset = AIGCIQADataset(
-            {
-                'name': data.name,
-                'phase': phase,
-                'meta_info_file': str(data),
-                'dataroot_target': str(data if data.is_dir() else data.parent),
-                'split_index': split,
-                'split_ratio': '712',
-            }
-        )
+        if option is not None:
+            options = read_options(option)
+            section = options['datasets'].get('val', {})
+            network = {key: value for key, value in options['network'].items() if key != 'type'}
+        section = section | {
+            'name': data.name,
+            'phase': phase,
+            'meta_info_file': str(data),
+            'dataroot_target': str(data if data.is_dir() else data.parent),
+            'split_index': split,
+            'split_ratio': '712',
+        }
+        dataset = AIGCIQADataset(section)
         network |= {'pretrained_model_path': str(weights)} if weights else {'pretrained': True}
         metric = AlignIQA(**network).to(device).eval()
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         _refuse(str(error))
     scores, opinions, paths = [], [], []
-    # one worker a core beside the one that runs the network would only take its cores on a small machine
-    for batch in track(
-        torch.utils.data.DataLoader(dataset, batch_size=batch_size, num_workers=0), description=f'{data.name} {phase}'
-    ):
+    loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size)
+    for batch in track(loader, description=f'{data.name} {phase}', console=Console(stderr=True)):
         with torch.no_grad():
             scores += metric(batch['img'].to(device), caption_list=batch['prompt']).squeeze(1).tolist()
         opinions += batch['mos_label'].squeeze(1).tolist()

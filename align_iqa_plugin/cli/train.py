@@ -11,19 +11,10 @@ def train(
     option: Annotated[Path, typer.Option('--opt', '-opt', '-o', help='Training file (YAML).')],
 ) -> None:
     """Train from a YAML file; experiments/NAME/ under the current folder takes the log and the checkpoints."""
-    import yaml
-
-    if not option.is_file():
-        _refuse(f'there is no training file {option}.')
     try:
-        options = yaml.safe_load(option.read_text(encoding='utf-8'))
-    except yaml.YAMLError as error:
-        _refuse(f'{option} is not valid YAML: {" ".join(str(error).split())}.')
-    for key in ('name', 'datasets', 'network', 'train', 'val', 'logger', 'path'):
-        if not isinstance(options, dict) or key not in options:
-            _refuse(f"{option} lacks the key '{key}': options/train/AlignIQA/ has complete files to start from.")
-    if not isinstance(options['datasets'].get('train'), dict):
-        _refuse(f"{option} lacks the section 'train' under 'datasets'.")
+        read_options(option)
+    except ValueError as error:
+        _refuse(str(error))
 
     from pyiqa.train import train_pipeline
     from pyiqa.utils.options import parse_options
@@ -44,6 +35,25 @@ def train(
     for dataset, metrics in best.items():
         scores = ', '.join(f'{name} {result["val"]:.4f}' for name, result in metrics.items())
         typer.echo(f'{dataset}: {scores} (best, at iteration {next(iter(metrics.values()))["iter"]})')
+
+
+def read_options(path: Path) -> dict:
+    """A training file as plain data; ValueError with one sentence where it cannot be one."""
+    import yaml
+
+    if not path.is_file():
+        raise ValueError(f'there is no training file {path}.')
+    try:
+        # before pyiqa reads it, whose loader would run code in it
+        options = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is not valid YAML: {" ".join(str(error).split())}.') from error
+    for key in ('name', 'datasets', 'network', 'train', 'val', 'logger', 'path'):
+        if not isinstance(options, dict) or key not in options:
+            raise ValueError(f"{path} lacks the key '{key}': options/train/AlignIQA/ has complete files to start from.")
+    if not isinstance(options['datasets'], dict) or not isinstance(options['datasets'].get('train'), dict):
+        raise ValueError(f"{path} lacks the section 'train' under 'datasets'.")
+    return options
 
 
 def _refuse(sentence: str) -> None:
