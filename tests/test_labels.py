@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from align_iqa_plugin.labels import RELEASES, LabelError, read_labels, write_labels
+from align_iqa_plugin.labels import LabelError, read_labels, write_labels
 
 AGIQA = 'name,prompt,adj1,adj2,style,mos_quality,std_quality,mos_align,std_align'
 
