@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from align_iqa_plugin.images import ImageError, read_image
 from align_iqa_plugin.labels import LabelError, Labels, Row, read_labels
-from align_iqa_plugin.splits import content_hashes, prompt_disjoint_split, split_name
+from align_iqa_plugin.splits import PHASES, UNUSED, split_by_name, split_name
 
 OPTIONS = frozenset(
     # the data
@@ -39,7 +39,8 @@ class AIGCIQADataset(BaseIQADataset):
         prompt_column: column of prompts, by default `prompt`; ``~`` for data without prompts.
         further_score_columns: list of columns of further scores, for example ``[mos_align]``.
         split_index: a number from 1, for the column ``ratio<split_ratio>_seed123_split_<01>``, or a column's name. All
-            rows are used without it. A CSV without any split column is split here, as `align-iqa splits` does it.
+            rows are used without it. A table without any split column is split here, as `align-iqa data prepare` does
+            it; `splits.py` lists the names, for example ``generator_split_AttnGAN``.
         split_ratio: tenths of train, val and test; pyiqa's default, '802', has no val.
         phase: 'train', 'val' or 'test'; `override_phase` goes before it.
         mos_range: lowest and highest score; a score outside is a fault. By default the release's ([0, 5] for AGIQA-3K);
@@ -132,14 +133,13 @@ class AIGCIQADataset(BaseIQADataset):
         if name in present:
             phases = labels.column(name)
             for row, phase in zip(labels.rows, phases, strict=True):
-                if phase not in ('train', 'val', 'test'):
-                    labels.faults.append((row.number, f'{name} is {phase!r}, not train, val or test.'))
-        elif present or isinstance(index, str):
-            has = ', '.join(present) or 'none'
+                if phase not in (*PHASES, UNUSED):
+                    labels.faults.append((row.number, f'{name} is {phase!r}, not train, val, test or unused.'))
+        elif present:
+            has = ', '.join(present)
             raise LabelError(f'{labels.source} has no split column {name!r} (split_index, split_ratio); it has: {has}.')
         else:
-            contents = content_hashes([row.path for row in labels.rows])
-            phases = prompt_disjoint_split([row.prompt for row in labels.rows], contents, index, ratio=ratio)
+            phases = split_by_name(labels, name)
         return [row for row, phase in zip(labels.rows, phases, strict=True) if phase == self.phase], name
 
 
