@@ -1,9 +1,9 @@
-"""Lists the metric in pyiqa's table without an import by the user.
+"""Lists the metric and the data sets in pyiqa's tables without an import by the user.
 
-pyiqa offers no entry point for `pyiqa.default_model_configs.DEFAULT_CONFIGS`. torch, which pyiqa needs, calls every
-function of the entry-point group ``torch.backends`` at its own import; `install` is one. If pyiqa's table is loaded by
-then, `install` fills it at once. Otherwise it puts a finder in front of `sys.meta_path`, which waits for the import of
-that one module, fills the table right after it, and removes itself.
+pyiqa offers no entry point for `pyiqa.default_model_configs.DEFAULT_CONFIGS`, nor for what `pyiqa.get_dataset_info` and
+`pyiqa.load_dataset` know. torch, which pyiqa needs, calls every function of the entry-point group ``torch.backends`` at
+its own import; `install` is one. What is loaded of pyiqa by then, `install` fills at once. For the rest it puts a finder
+in front of `sys.meta_path`, which waits for the import of these modules, fills each right after it, and removes itself.
 
 To switch it off, set the environment variable ``TORCH_DEVICE_BACKEND_AUTOLOAD=0``: torch then calls no such function,
 and one ``import align_iqa_plugin``, before or after ``import pyiqa``, does the same job.
@@ -15,61 +15,69 @@ into a failing ``import pyiqa``. So this file imports only the standard library,
 
 import sys
 
-TABLE = 'pyiqa.default_model_configs'
+FILLED_BY = {'pyiqa.default_model_configs': 'register_configs', 'pyiqa.data.dataset_api': 'register_releases'}
+"""Modules of pyiqa, and the function of `register.py` that fills each."""
 
 
 def install() -> None:
-    """Fill pyiqa's table of metrics now if it is loaded, else as soon as it is. Never raises; may be called again."""
+    """Fill pyiqa's tables, now where they are loaded, else as soon as they are. Never raises; may be called again."""
     try:
-        if TABLE in sys.modules:
-            _fill_table()
-        elif not any(isinstance(finder, _TableFinder) for finder in sys.meta_path):
-            sys.meta_path.insert(0, _TableFinder())
+        for module in FILLED_BY:
+            if module in sys.modules:
+                _fill(module)
+        awaited = {module for module in FILLED_BY if module not in sys.modules}
+        if awaited and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+            sys.meta_path.insert(0, _Finder(awaited))
     except Exception as error:
         _report(error)
 
 
-class _TableFinder:
-    """Finds nothing by itself: lets the finders behind it find pyiqa's table, and has it filled once it is loaded."""
+class _Finder:
+    """Finds nothing by itself: lets the finders behind it find pyiqa's modules, and has each filled once it is loaded."""
+
+    def __init__(self, awaited):
+        self.awaited = awaited
 
     def find_spec(self, name, path=None, target=None):
-        if name != TABLE:
+        if name not in self.awaited:
             return None
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
             spec = finder.find_spec(name, path, target)
             if spec is not None:
                 try:
-                    self._fill_after(spec.loader)
+                    self._fill_after(name, spec.loader)
                 except Exception as error:
                     _report(error)
                 return spec
         return None
 
-    def _fill_after(self, loader):
+    def _fill_after(self, name, loader):
         load = loader.exec_module
 
         def exec_module(module):
             loader.exec_module = load
             load(module)
             try:
-                sys.meta_path.remove(self)
-                _fill_table()
+                self.awaited.discard(name)
+                if not self.awaited:
+                    sys.meta_path.remove(self)
+                _fill(name)
             except Exception as error:
                 _report(error)
 
         loader.exec_module = exec_module
 
 
-def _fill_table() -> None:
-    from align_iqa_plugin.register import register_configs
+def _fill(module: str) -> None:
+    from align_iqa_plugin import register
 
-    register_configs()
+    getattr(register, FILLED_BY[module])()
 
 
 def _report(error: Exception) -> None:
     try:
         sys.stderr.write(
-            f'The metric align_iqa could not be listed in pyiqa ({type(error).__name__}: {error}). '
+            f'What align-iqa-plugin adds could not be listed in pyiqa ({type(error).__name__}: {error}). '
             'Reinstall align-iqa-plugin, or set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to leave it out.\n'
         )
     except Exception:

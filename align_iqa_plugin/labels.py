@@ -199,7 +199,8 @@ def write_labels(labels: Labels, further_columns: Mapping[str, Sequence[str]], o
     """Write a table in the form of pyiqa's meta info CSV; the same input gives the same bytes.
 
     First the image name and the score, by position, then prompt, `prompt_id`, `generator` and a release's further scores
-    where there are any, the source's other columns as they are, and the further columns. The file appears whole or not at all: it is written beside `output` and then renamed.
+    where there are any, the source's other columns as they are, and the further columns. The file appears whole or not
+    at all: it is written beside `output` and then renamed.
 
     Args:
         labels: the table.
@@ -328,8 +329,6 @@ def _read_records(source: Path) -> list[list[str]]:
 
 
 def _read_excel(source):
-    import zipfile
-
     import pandas
 
     try:
@@ -337,7 +336,8 @@ def _read_excel(source):
         table = pandas.read_excel(source, header=None, dtype=str, na_filter=False, engine='openpyxl')
     except OSError as error:
         raise LabelError(f'{source} cannot be read: {error.strerror or error}.') from error
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+    # its decoders let through whatever zipfile, zlib, the XML parser or a look-up raises at damaged bytes
+    except Exception as error:
         raise LabelError(f'{source} is not a sound .xlsx file ({error}).') from error
     # empty rows are kept by pandas, and mean as little as the empty lines of a CSV
     return [cells if any(cells) else [] for cells in table.values.tolist()]
@@ -364,7 +364,7 @@ def _read_mat(source: Path, variable: str) -> list[str]:
         content = scipy.io.loadmat(source, mat_dtype=True, variable_names=[variable])
     except OSError as error:
         raise LabelError(f'{source} cannot be read: {error.strerror or error}.') from error
-    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+    except Exception as error:  # whatever struct, zlib or a look-up raises at damaged bytes
         raise LabelError(f'{source} is not a sound .mat file of MATLAB 5 to 7.2 ({error}).') from error
     if variable not in content or content[variable].dtype.kind not in 'fiu':
         raise LabelError(f'{source} holds no numbers with the name {variable}.')

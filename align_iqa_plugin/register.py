@@ -3,12 +3,15 @@
 pyiqa calls `register_archs`, `register_datasets` and `register_models` through the entry-point groups `pyiqa.archs`,
 `pyiqa.datasets` and `pyiqa.models` (setup.cfg), the first time somebody asks it for a name that it does not know. The
 classes themselves are imported when they are first used. No entry-point group leads to pyiqa's table of metrics, which
-`create_metric`, `list_models` and the `pyiqa` command read: `autoload.py` calls `register_configs` for that.
+`create_metric`, `list_models` and the `pyiqa` command read, nor to its data sets, of which `get_dataset_info` and
+`load_dataset` know: `autoload.py` calls `register_configs` and `register_releases` for that.
 
 Everything here may be called any number of times. A name that somebody else has already filled is left as it is.
 """
 
 import copy
+import functools
+from pathlib import Path
 
 CONFIGS = {
     'align_iqa': {
@@ -53,3 +56,77 @@ def register_models() -> None:
 
     for name, import_path in MODELS.items():
         MODEL_REGISTRY.register_lazy(name, import_path, override=True)
+
+
+def register_releases() -> None:
+    """Add the data sets of `releases.py` to `pyiqa.get_dataset_info` and `pyiqa.load_dataset`, under their keys."""
+    import pyiqa
+    from pyiqa import api_helpers
+    from pyiqa.data import dataset_api
+
+    if dataset_api.load_dataset.__module__ == __name__:
+        return
+    get_dataset_info = _with_releases(api_helpers.get_dataset_info)
+    load_dataset = _from_releases(dataset_api.load_dataset, api_helpers.get_dataset_info)
+    for module in (pyiqa, api_helpers, dataset_api):
+        module.get_dataset_info = get_dataset_info
+    # `pyiqa` takes its own from `dataset_api`, where it has not done so yet
+    pyiqa.load_dataset = dataset_api.load_dataset = load_dataset
+
+
+def _release_infos() -> dict[str, dict]:
+    """What pyiqa calls the configuration of a data set: options of a dataset, with paths below the folder `datasets`."""
+    from align_iqa_plugin.releases import RELEASES
+
+    infos = {}
+    for release in RELEASES:
+        bounds = next(iter(release.score_ranges.values()))
+        infos[release.key] = {
+            'name': release.name,
+            'type': 'AIGCIQADataset',
+            'dataroot_target': f'./datasets/{release.name}',
+            'meta_info_file': f'./datasets/{release.name}/{release.table}',
+            'mos_range': list(bounds) if bounds else None,
+            'lower_better': False,
+        }
+        if release.prompt_column is None:
+            infos[release.key]['prompt_column'] = None
+    return infos
+
+
+def _with_releases(get_pyiqas):
+    @functools.wraps(get_pyiqas, assigned=('__name__', '__qualname__', '__doc__'))
+    def get_dataset_info(dataset_name=None):
+        infos = {**_release_infos(), **get_pyiqas()}
+        if dataset_name is None:
+            return infos
+        return infos[dataset_name] if dataset_name in infos else get_pyiqas(dataset_name)
+
+    return get_dataset_info
+
+
+def _from_releases(load_pyiqas, get_pyiqas):
+    @functools.wraps(load_pyiqas, assigned=('__name__', '__qualname__', '__doc__'))
+    def load_dataset(name, data_root='./datasets', force_download=False, dataset_opts=None, **kwargs):
+        if name in _release_infos() and name not in get_pyiqas():
+            _refuse_download(name, data_root, force_download, {**(dataset_opts or {}), **kwargs})
+            register_datasets()
+        return load_pyiqas(name, data_root, force_download, dataset_opts, **kwargs)
+
+    return load_dataset
+
+
+def _refuse_download(name, data_root, force_download, options):
+    """pyiqa looks for what is missing among its own downloads, where these data sets are not."""
+    from align_iqa_plugin.releases import find_release
+
+    release = find_release(name)
+    folder = Path(data_root, release.name)
+    get = f'get it from {release.home}, so that its {release.table} and {release.image_folder}/ lie in'
+    if force_download:
+        raise ValueError(f'{release.name} is not among the data sets that pyiqa can download: {get} {folder}.')
+    info = _release_infos()[name] | options
+    for key in ('dataroot_target', 'meta_info_file'):
+        path = Path(data_root, *Path(info[key]).parts[1:])  # as pyiqa puts them together
+        if not path.exists():
+            raise FileNotFoundError(f'{path} is not there. If you do not have {release.name}, {get} {folder}.')

@@ -88,3 +88,66 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f'no image sets in {folder}: set ALIGN_IQA_DATA')
     return folder
+
+
+@pytest.fixture(scope='session')
+def small_releases(tmp_path_factory) -> Path:
+    """A folder with small copies of the layouts of all known releases, each in a folder of its name. Not to be changed."""
+    import numpy as np
+    import pandas
+    import scipy.io
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp('datasets')
+    shade = iter(range(10**6))
+
+    def save(folder, names):
+        (root / folder).mkdir(parents=True)
+        for name in names:
+            number = next(shade)  # no two images are the same
+            image = Image.new('RGB', (8, 8), (number // 65536, number // 256 % 256, number % 256))
+            image.save(root / folder / name, format='PNG')
+
+    def prompts(count):  # the first ones are what readers of tables like to change
+        return ['None', 'NA', '001', ' a "cat", two ', *(f'prompt {i}' for i in range(4, count))]
+
+    generators = ['AttnGAN', 'DALLE2', 'glide', 'midjourney', 'sd1.5', 'xl2.2']
+    rows = [
+        [f'{generator}_{"lowstep" if i % 2 else "normal"}_{i:03d}.jpg', prompt, '', '', '', f'{i / 5}', '0.1', f'{i / 4}', '1']
+        for generator in generators
+        for i, prompt in enumerate(prompts(20))
+    ]
+    save('AGIQA-3K/images', [row[0] for row in rows])
+    header = ['name', 'prompt', 'adj1', 'adj2', 'style', 'mos_quality', 'std_quality', 'mos_align', 'std_align']
+    pandas.DataFrame(rows, columns=header).to_csv(root / 'AGIQA-3K' / 'data.csv', index=False)
+
+    rows = [
+        [f'{generator}_{i}_2_0_1.jpg', prompt, i / 7]
+        for generator in ('deepai', 'dreamStudio')
+        for i, prompt in enumerate(prompts(12))
+    ]
+    save('AGIQA-1K/file', [row[0] for row in rows])
+    table = pandas.DataFrame(rows, columns=['Image', 'Prompt', 'MOS'])
+    table.to_excel(root / 'AGIQA-1K' / 'AIGC_MOS_Zscore.xlsx', index=False)
+
+    save('AIGCIQA2023/Image/allimg', [f'{i}.png' for i in range(2400)])
+    (root / 'AIGCIQA2023' / 'DATA' / 'MOS').mkdir(parents=True)
+    for number in (1, 2, 3):
+        scores = {'MOSz': np.arange(2400.0)[:, None] / 50 + number}
+        scipy.io.savemat(root / 'AIGCIQA2023' / 'DATA' / 'MOS' / f'mosz{number}.mat', scores)
+    table = pandas.DataFrame({'class': 'x', 'style': 'y', 'prompt': prompts(100)})
+    table.to_excel(root / 'AIGCIQA2023' / 'AIGCIQA2023_Prompts.xlsx', index=False)
+
+    rows = [[f'{generator}_{i:04d}.png', prompt, i / 7] for generator in 'ABC' for i, prompt in enumerate(prompts(12))]
+    save('AIGIQA-20K/train', [row[0] for row in rows])
+    pandas.DataFrame(rows, columns=['name', 'prompt', 'mos']).to_csv(root / 'AIGIQA-20K' / 'info_train.csv', index=False)
+
+    rows = [['', prompt, f'{i}.png', i / 7, i / 8, i / 9] for i, prompt in enumerate(prompts(24))]
+    save('PKU-AIGIQA-4K/All', [row[2] for row in rows])
+    header = ['Image_prompt', 'Text_prompt', 'Generated_image', 'MOS_q', 'MOS_a', 'MOS_c']
+    pandas.DataFrame(rows, columns=header).to_excel(root / 'PKU-AIGIQA-4K' / 'annotation.xlsx', index=False)
+
+    rows = [[f'{i}.JPG', i / 10, 20.5] for i in range(533, 553)]
+    save('LIVE-Challenge/images', [row[0] for row in rows])
+    pandas.DataFrame(rows, columns=['name', 'mos', 'std']).to_csv(root / 'LIVE-Challenge' / 'labels.csv', index=False)
+    return root

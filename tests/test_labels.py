@@ -1,12 +1,18 @@
 """Label tables are read as text, by name or by position, and every fault is told with its row."""
 
 import csv
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from align_iqa_plugin.labels import LabelError, read_labels, write_labels
+from align_iqa_plugin.releases import find_release
 
 AGIQA = 'name,prompt,adj1,adj2,style,mos_quality,std_quality,mos_align,std_align'
 
@@ -190,10 +196,196 @@ def test_a_column_is_never_written_twice(table, tmp_path):
         write_labels(labels, {'split': ['test']}, tmp_path / 'meta.csv')
 
 
-def test_the_facts_of_each_release_fit_its_header():
-    for release in RELEASES:
-        assert {release.image_column, release.score_column, *release.score_ranges} <= set(release.header)
-        assert release.score_column in release.score_ranges
+RELEASED = {
+    # release: images, score columns, prompts, prompts' ids, generators
+    'AGIQA-3K': (120, ['mos_quality', 'mos_align'], 20, 20, 6),
+    'AGIQA-1K': (24, ['MOS'], 12, 12, 2),
+    'AIGCIQA2023': (2400, ['mos_quality', 'mos_authenticity', 'mos_correspondence'], 100, 100, 6),
+    'AIGIQA-20K': (36, ['mos'], 12, None, 3),
+    'PKU-AIGIQA-4K': (24, ['MOS_q', 'MOS_a', 'MOS_c'], 24, None, None),
+    'LIVE-Challenge': (20, ['mos'], None, None, None),
+}
+
+
+@pytest.mark.parametrize('name', RELEASED)
+@pytest.mark.parametrize('said', [True, False], ids=['named', 'recognised'])
+def test_every_release_is_read_from_its_folder_with_nothing_else_said(small_releases, name, said):
+    images, scores, prompts, prompt_ids, generators = RELEASED[name]
+    labels = read_labels(small_releases / name, release=name if said else None, further_score_columns=scores[1:])
+    labels.refuse_faults()
+    assert labels.release.name == name and len(labels.rows) == images
+    assert (labels.score_column, len(labels.rows[0].further_scores)) == (scores[0], len(scores) - 1)
+    assert labels.prompt_column == (None if prompts is None else 'prompt')
+    assert len({row.prompt for row in labels.rows}) == (prompts or 1)
+    for column, count in (('prompt_id', prompt_ids), ('generator', generators)):
+        assert (len(set(labels.column(column))) if column in labels.header else None) == count
+    if prompts:
+        assert {'None', 'NA', '001', ' a "cat", two '} <= {row.prompt for row in labels.rows}
+    if prompt_ids:
+        assert len(set(zip(labels.column('prompt_id'), labels.column('prompt'), strict=True))) == prompts
+
+
+@pytest.mark.parametrize('name', RELEASED)
+def test_the_table_itself_leads_to_its_release_as_well(small_releases, name):
+    table = small_releases / name / find_release(name).table
+    assert read_labels(table).rows == read_labels(small_releases / name).rows
+
+
+def test_images_of_aigciqa2023_follow_generators_then_prompts(small_releases):
+    labels = read_labels(small_releases / 'AIGCIQA2023', further_score_columns=['mos_authenticity', 'mos_correspondence'])
+    for image in (0, 3, 4, 399, 400, 1234, 2399):
+        row = labels.rows[image]
+        assert row.path.endswith(f'Image/allimg/{image}.png')
+        assert (row.score, *row.further_scores) == pytest.approx([image / 50 + number for number in (1, 2, 3)])
+        assert labels.column('generator')[image] == str(image // 400 + 1)
+        assert labels.column('prompt_id')[image] == str(image % 400 // 4 + 1)
+    assert labels.rows[4].prompt == labels.rows[407].prompt == 'NA' != labels.rows[8].prompt
+
+
+@pytest.mark.parametrize('name', RELEASED)
+def test_a_release_written_as_meta_info_csv_is_read_again_by_position(small_releases, tmp_path, name):
+    labels = read_labels(small_releases / name)
+    write_labels(labels, {'a_split': ['train'] * len(labels.rows)}, tmp_path / 'meta.csv')
+    prompt_column = labels.prompt_column
+    again = read_labels(tmp_path / 'meta.csv', images=Path(labels.rows[0].path).parent, prompt_column=prompt_column)
+    again.refuse_faults()
+    assert again.header[:2] == (labels.image_column, labels.score_column)
+    expected = [name for name in ['prompt', 'prompt_id', 'generator', *RELEASED[name][1][1:]] if name in labels.header]
+    assert list(again.header[2 : 2 + len(expected)]) == expected
+    assert [(row.path, row.score, row.prompt) for row in again.rows] == [
+        (row.path, row.score, row.prompt) for row in labels.rows
+    ]
+    for column in again.header[:-1]:
+        assert again.column(column) == labels.column(column)
+
+
+def test_the_header_of_a_release_may_be_spelt_in_another_case(small_releases, tmp_path):
+    import pandas
+
+    folder = small_releases / 'AGIQA-1K'
+    table = pandas.read_excel(folder / 'AIGC_MOS_Zscore.xlsx', dtype=str, na_filter=False)
+    table.rename(columns=str.lower).to_excel(tmp_path / 'AIGC_MOS_Zscore.xlsx', index=False)
+    assert read_labels(tmp_path, images=folder).rows == read_labels(folder).rows
+
+
+def test_columns_of_a_release_may_stand_in_any_order_and_with_others(small_releases, tmp_path):
+    text = (small_releases / 'AIGIQA-20K' / 'info_train.csv').read_text().splitlines()
+    cells = [line for line in csv.reader(text)]
+    with open(tmp_path / 'info_train.csv', 'w', newline='') as file:
+        csv.writer(file).writerows([['note', mos, prompt, name] for name, prompt, mos in cells])
+    labels = read_labels(tmp_path, images=small_releases / 'AIGIQA-20K')
+    labels.refuse_faults()
+    assert [row.score for row in labels.rows] == [row.score for row in read_labels(small_releases / 'AIGIQA-20K').rows]
+
+
+@pytest.mark.parametrize('text', ['name,mos,std\n1.JPG,3,1\n', 'name,mos,prompt\n1.JPG,3,x\n'])
+def test_a_table_of_ones_own_with_a_common_header_is_not_taken_for_a_release(table, tmp_path, text):
+    table(text, ['1.JPG']).rename(tmp_path / 'labels.csv')
+    labels = read_labels(tmp_path, prompt_column=None)
+    assert labels.release is None and labels.score_range is None and labels.rows[0].score == 3
+
+
+def test_a_column_of_ones_own_goes_before_what_the_name_tells(table):
+    path = table(f'{AGIQA},generator\nglide_normal_001.jpg,a cat,,,,4.5,0.1,2.5,0.2,mine\n', ['glide_normal_001.jpg'])
+    labels = read_labels(path)
+    assert (labels.column('generator'), labels.column('prompt_id')) == (['mine'], ['001'])
+
+
+def test_a_name_that_tells_nothing_leaves_generator_and_prompt_empty(table):
+    labels = read_labels(table(f'{AGIQA}\na.jpg,a cat,,,,4.5,0.1,2.5,0.2\n', ['a.jpg']))
+    assert (labels.column('generator'), labels.column('prompt_id')) == ([''], [''])
+
+
+@pytest.mark.parametrize('ending', ['xlsx', 'parquet'])
+def test_excel_and_parquet_tables_are_read_as_text_like_a_csv(tmp_path, ending):
+    import pandas
+
+    prompts = ['None', 'null', 'NA', 'nan', '', ' a "cat", two ', '1e3', 'naïve 猫', 'TRUE', '007']
+    names = ['001', '1e5', 'nan', '007.0', 'NA', 'ü.png', '-1', 'a', 'b', 'c']
+    for name in names:
+        (tmp_path / name).write_bytes(b'')
+    table = pandas.DataFrame({'image': names, 'mos': [0.1, 2, 1 / 3, 4, 5, 6, 7, 8, 9, 10], 'prompt': prompts, 'n': range(10)})
+    getattr(table, 'to_excel' if ending == 'xlsx' else 'to_parquet')(tmp_path / f'own.{ending}', index=False)
+    labels = read_labels(tmp_path / f'own.{ending}')
+    labels.refuse_faults()
+    assert labels.column('image') == names and [row.prompt for row in labels.rows] == prompts
+    assert [row.score for row in labels.rows] == table['mos'].tolist()
+    assert labels.column('n') == [str(i) for i in range(10)]
+
+
+def test_an_empty_cell_of_a_parquet_table_is_empty_text(tmp_path):
+    import pandas
+
+    (tmp_path / 'a.png').write_bytes(b'')
+    pandas.DataFrame({'image': ['a.png'], 'mos': [1.5], 'prompt': [None]}).to_parquet(tmp_path / 'own.parquet')
+    assert read_labels(tmp_path / 'own.parquet').rows[0].prompt == ''
+
+
+@pytest.mark.parametrize('name', ['AGIQA-1K/AIGC_MOS_Zscore.xlsx', 'own.parquet', 'own.xlsx'])
+@pytest.mark.parametrize('content', [b'', b'no such table', b'PK\x03\x04 no such table'])
+def test_a_damaged_table_is_refused_with_its_name(tmp_path, name, content):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    with pytest.raises(LabelError, match='is not a sound') as caught:
+        read_labels(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.fixture
+def aigciqa2023(small_releases, tmp_path):
+    """A copy to be damaged, with the images left where they are."""
+    folder = tmp_path / 'AIGCIQA2023'
+    folder.mkdir()
+    shutil.copytree(small_releases / 'AIGCIQA2023' / 'DATA', folder / 'DATA')
+    shutil.copy(small_releases / 'AIGCIQA2023' / 'AIGCIQA2023_Prompts.xlsx', folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        (None, 'cannot be read'),
+        (b'no such table', 'is not a sound .mat file'),
+        ({'MOS': np.zeros((2400, 1))}, 'no numbers with the name MOSz'),
+        ({'MOSz': np.array([['text']], dtype=object)}, 'no numbers with the name MOSz'),
+        ({'MOSz': np.zeros((2399, 1))}, 'has 2399 scores, AIGCIQA2023 has 2400 images'),
+    ],
+)
+def test_scores_that_do_not_fit_the_release_are_refused_with_their_file(aigciqa2023, small_releases, content, words):
+    import scipy.io
+
+    path = aigciqa2023 / 'DATA' / 'MOS' / 'mosz2.mat'
+    path.unlink()
+    if isinstance(content, dict):
+        scipy.io.savemat(path, content)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(LabelError, match=re.escape(words)) as caught:
+        read_labels(aigciqa2023, images=small_releases / 'AIGCIQA2023')
+    assert str(path) in str(caught.value)
+
+
+def test_a_wrong_number_of_prompts_is_refused(aigciqa2023):
+    import pandas
+
+    pandas.DataFrame({'a': ['x'], 'b': ['y'], 'c': ['a cat']}).to_excel(aigciqa2023 / 'AIGCIQA2023_Prompts.xlsx', index=False)
+    with pytest.raises(LabelError, match='has 1 prompts, AIGCIQA2023 has 100'):
+        read_labels(aigciqa2023)
+
+
+@pytest.mark.parametrize(
+    ('release', 'words'),
+    [
+        ('agiqa3k', "no table of AGIQA-3K: it has no column 'name', 'adj1'"),
+        ('agiqa1k', 'holds no AIGC_MOS_Zscore.xlsx, where AGIQA-1K keeps its labels'),
+        ('agiqa', "'agiqa' is no release that is known here; known are: agiqa3k"),
+    ],
+)
+def test_a_release_that_it_is_not_is_refused(table, tmp_path, release, words):
+    table('image,mos,prompt\na.png,1,a\n', ['a.png'])
+    with pytest.raises(LabelError, match=re.escape(words)):
+        read_labels(tmp_path, release=release)
 
 
 @pytest.mark.data
@@ -201,3 +393,20 @@ def test_the_real_agiqa_3k_is_sound(data_folder):
     labels = read_labels(data_folder / 'AGIQA-3K', further_score_columns=['mos_align'])
     labels.refuse_faults()
     assert len(labels.rows) == 2982 and len({row.prompt for row in labels.rows}) == 300
+    assert len(set(zip(labels.column('prompt_id'), labels.column('prompt'), strict=True))) == 300
+    assert Counter(labels.column('generator')) == {
+        'AttnGAN': 300,
+        'DALLE2': 290,
+        'glide': 300,
+        'midjourney': 592,
+        'sd1.5': 1200,
+        'xl2.2': 300,
+    }
+
+
+@pytest.mark.data
+def test_the_real_live_challenge_is_sound(data_folder):
+    labels = read_labels(data_folder / 'LIVE-Challenge-subset')
+    labels.refuse_faults()
+    assert labels.release.key == 'livechallenge' and len(labels.rows) == 727
+    assert (labels.prompt_column, labels.score_range) == (None, (0.0, 100.0))

@@ -83,7 +83,7 @@ def test_the_installed_command_prints_its_version_and_its_help(installed_wheel, 
         ).stdout
 
     assert command('--version') == f'{align_iqa_plugin.__version__}\n'
-    assert {'score', 'splits', 'train', 'evaluate'} <= set(command('--help').split())
+    assert {'score', 'data', 'train', 'evaluate'} <= set(command('--help').split())
 
 
 def test_the_command_loads_nothing_heavy_before_it_has_work_to_do(fresh):

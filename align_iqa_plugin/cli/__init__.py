@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from align_iqa_plugin import __version__
-from align_iqa_plugin.cli import bench, evaluate, score, splits, train
+from align_iqa_plugin.cli import bench, data, evaluate, score, train
 
 app = typer.Typer(
     help='Align-IQA, a quality metric for AI-generated images.',
@@ -34,7 +34,7 @@ def main(
 
 
 app.command()(score.score)
-app.command()(splits.splits)
+app.add_typer(data.commands, name='data')
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(bench.bench)

@@ -1,3 +1,4 @@
 from align_iqa_plugin.cli import app
 
-app(prog_name='align-iqa')
+if __name__ == '__main__':  # where processes are spawned, each imports this file
+    app(prog_name='align-iqa')
