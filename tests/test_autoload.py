@@ -30,14 +30,16 @@ finders = list(sys.meta_path)
 LISTED = """
 from pyiqa.default_model_configs import DEFAULT_CONFIGS
 assert DEFAULT_CONFIGS['align_iqa']['metric_opts']['type'] == 'AlignIQA', DEFAULT_CONFIGS.get('align_iqa')
-assert sys.meta_path == finders, sys.meta_path
+# the rest of pyiqa, which is not loaded here, is still waited for
+waiting = [finder.awaited for finder in sys.meta_path if finder not in finders]
+assert waiting == [{'pyiqa.data.dataset_api'}], waiting
 assert not {'torch', 'timm', 'pyiqa.utils'} & set(sys.modules)
 """
 BREAK = """
 import align_iqa_plugin.autoload
-def broken():
+def broken(module):
     raise RuntimeWarning('broken on purpose')
-align_iqa_plugin.autoload._fill_table = broken
+align_iqa_plugin.autoload._fill = broken
 """
 
 
@@ -60,14 +62,35 @@ def test_torch_or_the_plugin_alone_is_enough(fresh, alone):
 
 def test_a_second_copy_of_the_plugin_does_no_harm(fresh):
     forget = "[sys.modules.pop(name) for name in list(sys.modules) if name.startswith('align_iqa_plugin')]"
-    stale = 'finders = [finder for finder in sys.meta_path if finder in finders]'
-    listed = LISTED.replace('assert sys.meta_path', f'{stale}\nassert sys.meta_path')
+    listed = LISTED.replace("[{'pyiqa.data.dataset_api'}]", "[{'pyiqa.data.dataset_api'}] * 2")
     assert quick(fresh, START, STEPS['plugin'], forget, STEPS['plugin'], STEPS['pyiqa'], listed) == ''
 
 
 def test_asking_again_leaves_one_finder_at_work(fresh):
     one = 'assert len(sys.meta_path) == len(finders) + 1, sys.meta_path'
     assert quick(fresh, START, STEPS['torch'], STEPS['plugin'], STEPS['torch'], one, STEPS['pyiqa'], LISTED) == ''
+
+
+def test_the_last_module_of_pyiqa_that_is_loaded_ends_the_waiting(fresh, tmp_path):
+    (tmp_path / 'pyiqa' / 'data').mkdir(parents=True)
+    for name in ('__init__', 'data/__init__'):
+        (tmp_path / 'pyiqa' / f'{name}.py').touch()
+    (tmp_path / 'pyiqa' / 'default_model_configs.py').write_text('DEFAULT_CONFIGS = {}\n')
+    (tmp_path / 'pyiqa' / 'api_helpers.py').write_text('def get_dataset_info(dataset_name=None):\n    return {}\n')
+    (tmp_path / 'pyiqa' / 'data' / 'dataset_api.py').write_text('def load_dataset(name):\n    pass\n')
+    ended = """
+assert 'align_iqa' in sys.modules['pyiqa.default_model_configs'].DEFAULT_CONFIGS
+import pyiqa
+assert 'agiqa3k' in pyiqa.get_dataset_info() and pyiqa.load_dataset.__module__ == 'align_iqa_plugin.register'
+assert sys.meta_path == finders, sys.meta_path
+assert 'torch' not in sys.modules
+"""
+    modules = ['import pyiqa.default_model_configs', 'import pyiqa.data.dataset_api']
+    own = "del sys.modules['pyiqa']"
+    for order in (modules, modules[::-1]):
+        assert quick(fresh, START, own, STEPS['torch'], *order, ended) == ''
+        assert quick(fresh, START, own, order[0], STEPS['torch'], order[1], ended) == ''
+        assert quick(fresh, START, own, *order, STEPS['torch'], ended) == ''
 
 
 def test_other_modules_of_a_zipped_pyiqa_are_loaded_as_ever(fresh, tmp_path):
@@ -189,6 +212,7 @@ if __name__ == '__main__':
     from pyiqa.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
 
     assert 'align_iqa' in pyiqa.list_models('NR')
+    assert pyiqa.get_dataset_info('agiqa3k')['type'] == 'AIGCIQADataset'
     assert 'AlignIQA' in ARCH_REGISTRY and 'AIGCIQADataset' in DATASET_REGISTRY and 'AlignIQAModel' in MODEL_REGISTRY
     print(sys.modules['align_iqa_plugin'].__file__)
     assert 'align_iqa_plugin.align_iqa_arch' not in sys.modules

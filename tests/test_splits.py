@@ -1,6 +1,5 @@
-"""Splits keep prompts and identical files together, and the command writes them as pyiqa reads them."""
+"""Splits keep identical files together, and prompts and generators where they say so."""
 
-import csv
 import hashlib
 import re
 from collections import Counter, defaultdict
@@ -8,11 +7,20 @@ from collections import Counter, defaultdict
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from typer.testing import CliRunner
 
-from align_iqa_plugin.cli import app
-from align_iqa_plugin.splits import content_hashes, prompt_disjoint_split, prompt_groups, split_name
+from align_iqa_plugin.labels import LabelError, read_labels
+from align_iqa_plugin.splits import (
+    content_hashes,
+    generator_split_name,
+    image_level_split,
+    image_split_name,
+    leave_one_generator_out_split,
+    prompt_disjoint_split,
+    prompt_groups,
+    split_by_name,
+    split_name,
+    split_names,
+)
 
 # few values, so that prompts and contents are often shared, also in chains
 ROWS = st.lists(st.tuples(st.sampled_from('abcdefghijkl'), st.integers(0, 40).map(str)), min_size=1, max_size=60)
@@ -108,11 +116,135 @@ def test_a_split_stays_what_it_was():
 def test_a_ratio_that_is_not_ten_tenths_is_refused(ratio):
     with pytest.raises(ValueError, match=re.escape(repr(ratio))):
         prompt_disjoint_split(['a'], ['1'], 1, ratio=ratio)
+    with pytest.raises(ValueError, match=re.escape(repr(ratio))):
+        image_level_split(['1'], 1, ratio=ratio)
 
 
 def test_the_name_of_a_split_is_the_one_that_pyiqa_builds():
     assert split_name(1) == 'ratio712_seed123_split_01'
     assert split_name(10, seed=7, ratio='802') == 'ratio802_seed7_split_10'
+
+
+CONTENTS = st.lists(st.integers(0, 40).map(str), min_size=1, max_size=60)
+
+
+@settings(deadline=None)
+@given(CONTENTS, RATIOS, st.integers(1, 10), st.integers(0, 999))
+def test_by_image_identical_files_stay_together_and_shares_of_rows_are_within_one_file_of_the_ratio(
+    contents, ratio, split, seed
+):
+    phases = image_level_split(contents, split, seed=seed, ratio=ratio)
+    assert len(phases) == len(contents) and len(set(zip(contents, phases, strict=True))) == len(set(contents))
+    largest = max(Counter(contents).values())
+    for phase, tenths in zip(('train', 'val', 'test'), ratio, strict=True):
+        assert abs(phases.count(phase) - len(contents) * int(tenths) / 10) < largest + 1e-9
+
+
+@settings(deadline=None)
+@given(CONTENTS, st.integers(1, 10), st.randoms())
+def test_a_split_by_image_does_not_depend_on_the_order_of_the_rows(contents, split, random):
+    shuffled = random.sample(contents, len(contents))
+    expected = dict(zip(contents, image_level_split(contents, split), strict=True))
+    assert dict(zip(shuffled, image_level_split(shuffled, split), strict=True)) == expected
+
+
+def test_a_split_by_image_differs_with_seed_and_number_and_spreads_prompts():
+    prompts, contents = many()
+    splits = [image_level_split(contents, split) for split in range(1, 11)] + [image_level_split(contents, 1, seed=7)]
+    assert len(set(map(tuple, splits))) == 11
+    test_prompts = {prompt for prompt, phase in zip(prompts, splits[0], strict=True) if phase == 'test'}
+    assert len(test_prompts & {prompt for prompt, phase in zip(prompts, splits[0], strict=True) if phase == 'train'}) > 50
+
+
+MADE = st.lists(
+    st.tuples(st.sampled_from(['A', 'B', 'C', '']), st.sampled_from('abcdefghijkl'), st.integers(0, 40).map(str)),
+    min_size=1,
+    max_size=60,
+)
+
+
+@settings(deadline=None)
+@given(MADE, st.integers(0, 999))
+def test_leaving_a_generator_out_tests_on_all_of_it_and_keeps_val_prompts_and_copies_out_of_train(rows, seed):
+    generators, prompts, contents = map(list, zip(*rows, strict=True))
+    phases = leave_one_generator_out_split(generators, prompts, contents, 'A', seed=seed)
+    assert [phase == 'test' for phase in phases] == [generator == 'A' for generator in generators]
+    tested = {content for content, phase in zip(contents, phases, strict=True) if phase == 'test'}
+    for content, phase in zip(contents, phases, strict=True):
+        assert (content in tested) == (phase in ('test', 'unused'))
+    for keys in (prompts, contents):
+        sides = {phase: {key for key, at in zip(keys, phases, strict=True) if at == phase} for phase in ('train', 'val')}
+        assert not sides['train'] & sides['val']
+
+
+@settings(deadline=None)
+@given(MADE, st.randoms())
+def test_leaving_a_generator_out_does_not_depend_on_the_order_of_the_rows(rows, random):
+    def phase_of(rows):
+        return dict(zip(rows, leave_one_generator_out_split(*map(list, zip(*rows, strict=True)), 'A'), strict=True))
+
+    assert phase_of(random.sample(rows, len(rows))) == phase_of(rows)
+
+
+def test_validation_is_a_tenth_of_the_prompts_with_all_images_of_the_other_generators():
+    rows = [(generator, f'prompt {i}', f'{generator}{i}') for generator in 'ABC' for i in range(60)]
+    generators, prompts, contents = map(list, zip(*rows, strict=True))
+    vals = set()
+    for left_out in 'ABC':
+        phases = leave_one_generator_out_split(generators, prompts, contents, left_out)
+        assert Counter(phases) == {'test': 60, 'val': 12, 'train': 108}
+        vals.add(frozenset(prompt for prompt, phase in zip(prompts, phases, strict=True) if phase == 'val'))
+    assert len(vals) == 3 and all(len(prompts) == 6 for prompts in vals)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Labels of 40 files by two generators, of 20 prompts."""
+    lines = [f'{i}.png,{i},prompt {i % 20},{"first" if i < 20 else "second"}' for i in range(40)]
+    for i in range(40):
+        (tmp_path / f'{i}.png').write_bytes(b'%d' % i)
+    (tmp_path / 'data.csv').write_text('\n'.join(['image,mos,prompt,generator', *lines]))
+    return read_labels(tmp_path)
+
+
+def test_every_split_is_known_by_its_name(made):
+    prompts, contents = [row.prompt for row in made.rows], content_hashes([row.path for row in made.rows])
+    generators = made.column('generator')
+    expected = {split_name(split): prompt_disjoint_split(prompts, contents, split) for split in range(1, 11)}
+    expected |= {image_split_name(split): image_level_split(contents, split) for split in range(1, 11)}
+    expected |= {
+        generator_split_name(generator): leave_one_generator_out_split(generators, prompts, contents, generator)
+        for generator in ('first', 'second')
+    }
+    assert split_names(made) == list(expected) and all('split' in name for name in expected)
+    assert {name: split_by_name(made, name) for name in expected} == expected
+    assert {name: split_by_name(made, name, contents) for name in expected} == expected
+    other = prompt_disjoint_split(prompts, contents, 3, seed=7, ratio='802')
+    assert split_by_name(made, 'ratio802_seed7_split_03') == other
+    assert split_by_name(made, 'image802_seed7_split_03') == image_level_split(contents, 3, seed=7, ratio='802')
+
+
+@pytest.mark.parametrize('name', ['generator_split_third', 'generator_split_', 'split_01', 'ratio712_seed123_split_01x', ''])
+def test_an_unknown_name_is_refused_with_the_names_that_there_are(made, name):
+    with pytest.raises(LabelError, match=re.escape(repr(name))) as caught:
+        split_by_name(made, name)
+    for known in (split_name(1), image_split_name(10), 'generator_split_first', 'generator_split_second'):
+        assert known in str(caught.value)
+
+
+def test_a_name_with_a_ratio_that_is_not_ten_tenths_is_refused(made):
+    with pytest.raises(LabelError, match='ratio713_seed123_split_01.*713'):
+        split_by_name(made, 'ratio713_seed123_split_01')
+
+
+def test_without_two_generators_there_is_no_split_by_generator(made, tmp_path):
+    text = (tmp_path / 'data.csv').read_text()
+    (tmp_path / 'data.csv').write_text(text.replace('second', 'first'))
+    assert split_names(read_labels(tmp_path)) == split_names(made)[:20]
+    (tmp_path / 'data.csv').write_text(text.replace('generator', 'maker'))
+    assert split_names(read_labels(tmp_path)) == split_names(made)[:20]
+    (tmp_path / 'data.csv').write_text(text.replace('second', ''))
+    assert split_names(read_labels(tmp_path)) == split_names(made)[:20]
 
 
 def test_files_have_the_same_hash_exactly_if_their_bytes_are_the_same(tmp_path):
@@ -122,138 +254,57 @@ def test_files_have_the_same_hash_exactly_if_their_bytes_are_the_same(tmp_path):
     assert first == second == hashlib.sha256(b'1').hexdigest() != third
 
 
+@pytest.fixture(scope='module')
+def agiqa_3k(data_folder):
+    labels = read_labels(data_folder / 'AGIQA-3K')
+    return labels, content_hashes([row.path for row in labels.rows])
+
+
 @pytest.mark.data
-def test_agiqa_3k_keeps_its_folds_and_its_duplicates_together(data_folder):
-    folder = data_folder / 'AGIQA-3K'
-    with open(folder / 'data.csv', encoding='utf-8', newline='') as file:
-        rows = list(csv.DictReader(file))
-    prompts = [row['prompt'] for row in rows]
-    contents = content_hashes([folder / 'images' / row['name'] for row in rows])
-    groups = [re.findall(r'(\S+)\(', line) for line in (folder / 'duplicates.txt').read_text().splitlines()]
-    assert len(groups) == 9
-    for split in range(1, 11):
-        phases = prompt_disjoint_split(prompts, contents, split)
-        phase_of = {row['name']: phase for row, phase in zip(rows, phases, strict=True)}
-        assert all(len({phase_of[name] for name in group}) == 1 for group in groups)
-        if split == 1:
-            assert Counter(phases) == {'train': 2077, 'val': 308, 'test': 597}
-            assert Counter(dict(zip(prompts, phases, strict=True)).values()) == {'train': 209, 'val': 31, 'test': 60}
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A generic CSV: 40 images of 20 prompts; the last is a copy of the first, under another prompt."""
-    folder = tmp_path / 'set'
-    folder.mkdir()
-    with open(folder / 'data.csv', 'w', encoding='utf-8', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(['caption', 'note', 'file', 'rating'])
-        for i in range(40):
-            Image.new('RGB', (8, 8), (i % 39, 0, 0)).save(folder / f'{i:03d}.png')
-            caption = 'None' if i % 20 == 0 else f'"prompt", {i % 20}'
-            writer.writerow([caption, '007', f'{i:03d}.png', f'{i}.50'])
-    return folder
-
-
-NAMED = ['--image-column', 'file', '--score-column', 'rating', '--prompt-column', 'caption']
-
-
-def run(*arguments):
-    return CliRunner().invoke(app, ['splits', *map(str, arguments)])
-
-
-def test_the_command_writes_a_csv_whose_other_columns_are_untouched(folder, tmp_path):
-    result = run(folder, '-o', tmp_path / 'meta.csv', *NAMED)
-    assert result.exit_code == 0, result.output
-    with open(folder / 'data.csv', encoding='utf-8', newline='') as file:
-        source = list(csv.DictReader(file))
-    with open(tmp_path / 'meta.csv', encoding='utf-8', newline='') as file:
-        written = list(csv.DictReader(file))
-    assert list(written[0])[:4] == ['file', 'rating', 'caption', 'note']
-    assert list(written[0])[4:] == [split_name(split) for split in range(1, 11)]
-    assert [{name: row[name] for name in source[0]} for row in written] == source
-    contents = content_hashes([folder / row['file'] for row in source])
-    expected = prompt_disjoint_split([row['caption'] for row in source], contents, 3)
-    assert [row[split_name(3)] for row in written] == expected
-    assert written[0][split_name(3)] == written[39][split_name(3)]
-
-
-def test_the_same_input_gives_the_same_bytes_and_leaves_nothing_else(folder, tmp_path):
-    for name in ('one.csv', 'two.csv', 'one.csv'):
-        assert run(folder / 'data.csv', '-o', tmp_path / name, *NAMED).exit_code == 0
-    assert (tmp_path / 'one.csv').read_bytes() == (tmp_path / 'two.csv').read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['one.csv', 'set', 'two.csv']
-
-
-def test_the_table_tells_images_and_prompts_of_each_phase(folder, tmp_path):
-    result = run(folder, '-o', tmp_path / 'm.csv', '--splits', 2, '--seed', 7, '--ratio', '802', *NAMED)
-    with open(tmp_path / 'm.csv', encoding='utf-8', newline='') as file:
-        rows = list(csv.DictReader(file))
-    for split in (1, 2):
-        name = split_name(split, seed=7, ratio='802')
-        (line,) = [line for line in result.stdout.splitlines() if name in line]
-        told = [tuple(map(int, pair)) for pair in re.findall(r'(\d+) \((\d+)\)', line)]
-        for phase, (images, prompts) in zip(('train', 'val', 'test'), told, strict=True):
-            chosen = [row for row in rows if row[name] == phase]
-            assert (images, prompts) == (len(chosen), len({row['caption'] for row in chosen}))
-
-
-def test_pyiqas_own_dataset_reads_the_csv(folder, tmp_path):
-    from pyiqa.data import build_dataset
-
-    assert run(folder, '-o', tmp_path / 'meta.csv', *NAMED).exit_code == 0
-    with open(tmp_path / 'meta.csv', encoding='utf-8', newline='') as file:
-        rows = list(csv.DictReader(file))
-    options = {'name': 'own', 'type': 'GeneralNRDataset', 'dataroot_target': str(folder), 'split_ratio': '712'}
-    options['meta_info_file'] = str(tmp_path / 'meta.csv')
-    for phase in ('train', 'val', 'test'):
-        dataset = build_dataset({**options, 'phase': phase, 'split_index': 2})
-        expected = [(row['file'], float(row['rating'])) for row in rows if row[split_name(2)] == phase]
-        samples = [dataset[i] for i in range(len(dataset))]
-        assert expected
-        assert [(s['img_path'].rpartition('/')[2], s['mos_label'].item()) for s in samples] == expected
-
-
 @pytest.mark.parametrize(
-    ('arguments', 'words'),
+    ('kind', 'count', 'sha256'),
     [
-        (['nowhere.csv', '-o', 'm.csv'], ['nowhere.csv', 'cannot be read']),
-        (['{folder}', '-o', 'm.csv', '--image-column', 'fil', '--prompt-column', ''], ["'fil'", "'file'"]),
-        (['{folder}', '-o', 'm.csv', '--image-column', 'file', '--score-column', 'rating'], ["'prompt'", 'caption']),
-        (['{folder}', '-o', 'm.csv', *NAMED, '--ratio', '999'], ["'999'"]),
-        (['{folder}', '-o', 'no/such/m.csv', *NAMED], ['no/such/m.csv', 'cannot be written']),
-        (['{folder}', '-o', '{folder}/data.csv', *NAMED], ['data.csv', 'another file']),
-        (['{folder}', '-o', 'm.csv', *NAMED, '--images', '{folder}/no'], ['none of the 40 images', 'row 2']),
+        # the first are those that the results in the README and the packaged model rest on
+        ('ratio', 10, '4b800b800749dc49e7867688c69fe9ffcba7e799284b69ce0d49a2cbd666c65f'),
+        ('image', 10, 'd5e94826a962534c4dcd46156adb8170c54b55c2b62f5017a28d1331836fd4f3'),
+        ('generator', 6, 'e5da498659d233e3775302c17c9f894649abfc9c91d851994f874a41116583b5'),
     ],
 )
-def test_bad_input_ends_in_status_2_and_a_sentence(folder, tmp_path, monkeypatch, arguments, words):
-    monkeypatch.chdir(tmp_path)
-    before = (folder / 'data.csv').read_bytes()
-    result = run(*(argument.replace('{folder}', str(folder)) for argument in arguments))
-    assert result.exit_code == 2
-    assert isinstance(result.exception, SystemExit) and 'Traceback' not in result.output
-    assert all(word in result.stderr for word in words), result.stderr
-    assert (folder / 'data.csv').read_bytes() == before and not (tmp_path / 'm.csv').exists()
+def test_the_splits_of_agiqa_3k_stay_what_they_were(agiqa_3k, kind, count, sha256):
+    names = [name for name in split_names(agiqa_3k[0]) if name.startswith(kind)]
+    text = '\n'.join(','.join(split_by_name(agiqa_3k[0], name, agiqa_3k[1])) for name in names)
+    assert len(names) == count and hashlib.sha256(text.encode()).hexdigest() == sha256
 
 
-def test_too_few_prompts_for_the_ratio_are_refused(tmp_path):
-    (tmp_path / 'data.csv').write_text('name,mos,prompt\na.png,1,a\nb.png,2,a\n')
-    for i, name in enumerate(['a.png', 'b.png']):
-        Image.new('RGB', (8, 8), (i, 0, 0)).save(tmp_path / name)
-    result = run(tmp_path, '-o', tmp_path / 'm.csv')
-    assert result.exit_code == 2 and 'too few prompts' in result.stderr
-    assert not (tmp_path / 'm.csv').exists()
+@pytest.mark.data
+def test_the_splits_of_agiqa_3k_keep_its_duplicates_together(agiqa_3k, data_folder):
+    lines = (data_folder / 'AGIQA-3K' / 'duplicates.txt').read_text().splitlines()
+    groups = [re.findall(r'(\S+)\(', line) for line in lines]
+    assert sorted(' '.join(group) for group in groups) == sorted(agiqa_3k[0].release.duplicates) and len(groups) == 9
+    names = agiqa_3k[0].column('name')
+    for split in split_names(agiqa_3k[0]):
+        phase_of = dict(zip(names, split_by_name(agiqa_3k[0], split, agiqa_3k[1]), strict=True))
+        assert all(len({phase_of[name] for name in group} - {'unused'}) == 1 for group in groups)
 
 
-def test_an_interrupted_write_leaves_the_older_file(folder, tmp_path, monkeypatch):
-    output = tmp_path / 'm.csv'
-    output.write_text('older')
+@pytest.mark.data
+def test_the_first_fold_of_agiqa_3k_has_the_sizes_that_its_results_state(agiqa_3k):
+    phases = split_by_name(agiqa_3k[0], split_name(1), agiqa_3k[1])
+    prompts = [row.prompt for row in agiqa_3k[0].rows]
+    assert Counter(phases) == {'train': 2077, 'val': 308, 'test': 597}
+    assert Counter(dict(zip(prompts, phases, strict=True)).values()) == {'train': 209, 'val': 31, 'test': 60}
 
-    def fail(*_):
-        raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('align_iqa_plugin.labels.os.replace', fail)
-    result = run(folder, '-o', output, *NAMED)
-    assert result.exit_code == 2 and 'No space left' in result.stderr
-    assert output.read_text() == 'older'
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['m.csv', 'set']
+@pytest.mark.data
+def test_each_of_the_six_generators_of_agiqa_3k_is_left_out_once(agiqa_3k):
+    generators = agiqa_3k[0].column('generator')
+    assert set(generators) == {name.split('_')[0] for name in agiqa_3k[0].column('name')}
+    unused = {}
+    for generator in sorted(set(generators)):
+        phases = split_by_name(agiqa_3k[0], generator_split_name(generator), agiqa_3k[1])
+        assert {name for name, phase in zip(generators, phases, strict=True) if phase == 'test'} == {generator}
+        rows = zip(agiqa_3k[0].rows, phases, strict=True)
+        assert len({row.prompt for row, phase in rows if phase == 'val'}) == 30
+        unused[generator] = phases.count('unused')
+    # one file is both an image of DALLE2 and two images of glide
+    assert {name: count for name, count in unused.items() if count} == {'DALLE2': 2, 'glide': 1}
