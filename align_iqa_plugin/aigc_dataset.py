@@ -5,16 +5,16 @@ made on the fly, and every fault of the data told before the first step of a tra
 """
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from pyiqa.data.base_iqa_dataset import BaseIQADataset
 from pyiqa.data.transforms import transform_mapping
-from rich.console import Console
-from rich.progress import track
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from align_iqa_plugin.images import ImageError, read_image
+from align_iqa_plugin.image_cache import ImageCache, each_in_workers, read_resized
+from align_iqa_plugin.images import ImageError
 from align_iqa_plugin.labels import LabelError, Labels, Row, read_labels
 from align_iqa_plugin.splits import PHASES, UNUSED, split_by_name, split_name
 
@@ -22,10 +22,16 @@ OPTIONS = frozenset(
     # the data
     'dataroot_target meta_info_file image_column score_column prompt_column further_score_columns '
     'split_index split_ratio phase override_phase mos_range lower_better mos_normalize augment img_range '
+    'input_size image_cache '
     # read by pyiqa's trainer and its loader, or put in by them
     'name type scale use_shuffle batch_size_per_gpu num_worker_per_gpu dataset_enlarge_ratio '
     'prefetch_mode num_prefetch_queue pin_memory persistent_workers'.split()
 )
+
+KEEP_SIZE = frozenset({'hflip', 'vflip', 'rot90', 'randomerase', 'totensor'})
+"""Transforms of pyiqa's `augment` that ask for no particular size; the others crop, pad or resize."""
+
+MINIMUM_SIDE = 32  # pixels; the network takes no smaller image
 
 
 class AIGCIQADataset(BaseIQADataset):
@@ -37,7 +43,8 @@ class AIGCIQADataset(BaseIQADataset):
         image_column, score_column: columns of file names and scores; by default those of a release that is known
             (AGIQA-3K: `name`, `mos_quality`), or else the first and the second, as in every meta info CSV of pyiqa.
         prompt_column: column of prompts, by default `prompt`; ``~`` for data without prompts.
-        further_score_columns: list of columns of further scores, for example ``[mos_align]``.
+        further_score_columns: list of columns of further scores, for example ``[mos_align]``. An empty cell there is a score
+            that is missing, where in `score_column` it is a fault.
         split_index: a number from 1, for the column ``ratio<split_ratio>_seed123_split_<01>``, or a column's name. All
             rows are used without it. A table without any split column is split here, as `align-iqa data prepare` does
             it; `splits.py` lists the names, for example ``generator_split_AttnGAN``.
@@ -45,20 +52,30 @@ class AIGCIQADataset(BaseIQADataset):
         phase: 'train', 'val' or 'test'; `override_phase` goes before it.
         mos_range: lowest and highest score; a score outside is a fault. By default the release's ([0, 5] for AGIQA-3K);
             where that is not known either, a score has only to be finite.
-        mos_normalize: map scores from `mos_range` to [0, 1]. `lower_better` turns them round; it must be given with it,
-            except for a known release.
-        augment, img_range: as in pyiqa.
+        mos_normalize: map all scores, further ones too, from the one `mos_range` to [0, 1]; a further score outside is then
+            a fault. `lower_better` turns them round; it must be given with it, except for a known release. Leave it out
+            where columns have ranges of their own.
+        input_size: resize every image to the area of that square as the network with this `input_size` does (the aspect ratio
+            is kept), rounded to 8 bits; or ``[height, width]``: to that size, whatever the aspect ratio. By default images
+            keep their size, and the network resizes them.
+        image_cache: a folder that keeps the images decoded, and resized to `input_size`, so that they are read and checked
+            once (`ImageCache`). The samples are the same as without it.
+        augment, img_range: as in pyiqa; `augment` comes after `input_size`, and may then not crop or resize.
         The keys of pyiqa's trainer and loader: `OPTIONS` lists all.
 
     A sample is a dict:
         img: (3, h, w) float32, RGB in [0, 1] (times `img_range`).
-        mos_label: (1,) float32, the score.
-        further_scores: (k,) float32, as they stand in the file, only with `further_score_columns`.
+        mos_label: (1,) float32, the main score.
+        targets: (k,) float32, the main score and then the further ones; 0 where one is missing.
+        target_mask: (k,) bool, False where a score is missing.
         prompt: str, '' where there is none; a batch of b samples holds a list of b.
         img_path: str.
 
     The images of the phase are decoded once at the start, in as many workers as training has (`num_worker_per_gpu`): a
-    truncated JPEG shows only then. This takes about 5 ms for each image of 512 x 512.
+    truncated JPEG shows only then. This takes about 5 ms for each image of 512 x 512; with `image_cache` only the first time.
+
+    A batch of several images needs them in one size. Squares of any size have one with ``input_size: 224``, images of any shape
+    with ``input_size: [224, 224]``.
 
     Raises:
         LabelError: the table cannot be used; the message lists all faults with their rows.
@@ -70,57 +87,91 @@ class AIGCIQADataset(BaseIQADataset):
         super().__init__(dict(opt))
 
     def init_path_mos(self, opt):
-        """Read the rows of the phase into `paths_mos`: [image path, score, prompt, further scores]."""
+        """Read the rows of the phase into `paths_mos`: [image path, score, prompt, further scores, NaN where missing]."""
         if not (opt.get('dataroot_target') or opt.get('meta_info_file')):
             raise ValueError('AIGCIQADataset needs dataroot_target (the folder of the data) or meta_info_file (the CSV).')
+        columns = opt.get('further_score_columns') or []
         labels = read_labels(
             opt.get('meta_info_file') or opt['dataroot_target'],
             images=opt.get('dataroot_target'),
             image_column=opt.get('image_column'),
             score_column=opt.get('score_column'),
             prompt_column=opt.get('prompt_column', 'prompt'),
-            further_score_columns=opt.get('further_score_columns') or (),
+            further_score_columns=columns,
             score_range=opt.get('mos_range'),
         )
-        rows, split = self._rows_of_phase(labels, opt)
-        labels.faults.extend(_image_faults(rows, workers=opt.get('num_worker_per_gpu') or 0))
-        labels.refuse_faults()
-        if not rows:
-            raise LabelError(f'{labels.source}: {split} has no row for the phase {self.phase!r}.')
-
         if opt.get('mos_range') is None and labels.score_range:
             opt['mos_range'] = labels.score_range
             if opt.get('lower_better') is None:
                 opt['lower_better'] = False
+        if opt.get('mos_normalize') and opt.get('mos_range'):
+            labels.faults.extend(_scores_outside(labels.rows, columns, opt['mos_range']))
+        rows, split = self._rows_of_phase(labels, opt)
+        self.cache = ImageCache(opt['image_cache'], opt.get('input_size')) if opt.get('image_cache') else None
+        faults, sizes = self._check_images([row.path for row in rows], opt)
+        labels.faults.extend((row.number, faults[row.path]) for row in rows if row.path in faults)
+        labels.refuse_faults()
+        if not rows:
+            raise LabelError(f'{labels.source}: {split} has no row for the phase {self.phase!r}.')
+        if (opt.get('batch_size_per_gpu') or 1) > 1 and KEEP_SIZE.issuperset(_transforms(opt)):
+            _refuse_several_sizes(sizes, f'{labels.source}, {self.phase}')
+
         self.paths_mos = [[row.path, row.score, row.prompt, row.further_scores] for row in rows]
+        missing = {name: sum(math.isnan(row.further_scores[i]) for row in rows) for i, name in enumerate(columns)}
+        for name, count in missing.items():
+            if count == len(rows):
+                raise LabelError(f'{labels.source}: no row of {split}, {self.phase} has a score in {name!r}.')
         prompts = {row.prompt for row in rows if row.prompt.strip()}
         bare = sum(not row.prompt.strip() for row in rows)
         self.logger.info(
             f'{labels.source}, {split}, {self.phase}: {len(rows)} images of {len(prompts)} prompts'
-            + (f', {bare} of them without a prompt.' if bare else '.')
+            + (f', {bare} of them without a prompt' if bare else '')
+            + ''.join(f', {count} without {name}' for name, count in missing.items() if count)
+            + '.'
         )
 
     def mos_normalize(self, opt):
-        """Map the scores to [0, 1], higher is better, where `mos_normalize` says so."""
+        """Map all scores to [0, 1], higher is better, where `mos_normalize` says so."""
         unknown = [key for key in ('mos_range', 'lower_better') if opt.get(key) is None]
         if opt.get('mos_normalize') and unknown:
             raise ValueError(f'mos_normalize needs {" and ".join(unknown)} as well: it is not known for these labels.')
-        super().mos_normalize(opt)
+        super().mos_normalize(opt)  # the main score
+        if opt.get('mos_normalize'):
+            # (score - worst) / (best - worst) is pyiqa's formula, in either direction
+            worst, best = reversed(opt['mos_range']) if opt['lower_better'] else opt['mos_range']
+            for item in self.paths_mos:
+                item[3] = tuple((score - worst) / (best - worst) for score in item[3])
 
     def get_split(self, opt):
         """Nothing is left to do: `init_path_mos` has chosen the rows, because it opens the images of the phase only."""
 
     def __getitem__(self, index: int) -> dict:
         path, score, prompt, further_scores = self.paths_mos[index]
-        sample = {
-            'img': self.trans(read_image(path)) * self.img_range,
-            'mos_label': torch.tensor([score], dtype=torch.float32),
+        image = self.cache.read(path) if self.cache else read_resized(path, self.opt.get('input_size'))
+        targets = torch.tensor([score, *further_scores], dtype=torch.float32)
+        return {
+            'img': self.trans(image) * self.img_range,
+            'mos_label': targets[:1].clone(),
+            'targets': targets.nan_to_num(),
+            'target_mask': ~targets.isnan(),
             'prompt': prompt,
             'img_path': path,
         }
-        if self.opt.get('further_score_columns'):
-            sample['further_scores'] = torch.tensor(further_scores, dtype=torch.float32)
-        return sample
+
+    def _check_images(self, paths: list[str], opt: Mapping) -> tuple[dict[str, str], set[tuple[int, int]]]:
+        """What is wrong with the images, by path, and which heights and widths the others come in."""
+        workers = opt.get('num_worker_per_gpu') or 0
+        if self.cache:
+            faults = self.cache.fill(paths, workers=workers)
+            return faults, {(height, width) for _, height, width in self.cache.places.values()}
+        faults, sizes = {}, set()
+        results = each_in_workers(_Check(paths, opt.get('input_size')), workers=workers, description='Checking images')
+        for path, (size, fault) in zip(paths, results, strict=True):
+            if fault:
+                faults[path] = fault
+            else:
+                sizes.add(tuple(size))
+        return faults, sizes
 
     def _rows_of_phase(self, labels: Labels, opt: Mapping) -> tuple[list[Row], str]:
         """The rows of the phase, and the name of the split; wrong cells of a split column become faults of `labels`."""
@@ -143,30 +194,46 @@ class AIGCIQADataset(BaseIQADataset):
         return [row for row, phase in zip(labels.rows, phases, strict=True) if phase == self.phase], name
 
 
-class _ImageFaults(Dataset):
-    """What is wrong with the image of each row, or None."""
+class _Check(Dataset):
+    """Height and width of each image as the network gets it, or what is wrong with it."""
 
-    def __init__(self, rows: Sequence[Row]):
-        self.rows = rows
+    def __init__(self, paths: Sequence[str], input_size: int | Sequence[int] | None):
+        self.paths, self.input_size = paths, input_size
 
     def __len__(self):
-        return len(self.rows)
+        return len(self.paths)
 
     def __getitem__(self, index):
         try:
-            read_image(self.rows[index].path)
+            image = read_resized(self.paths[index], self.input_size)
         except ImageError as error:
-            return str(error)
-        return None
+            return None, str(error)
+        return (image.height, image.width), None
 
 
-def _image_faults(rows, workers):
-    # A loader, not threads: `read_image` reads one image at a time in a process. Its own generator: a loader draws a
-    # number when it starts, and the check must not move the random stream of the training.
-    loader = DataLoader(_ImageFaults(rows), batch_size=None, num_workers=workers, generator=torch.Generator())
-    console = Console(stderr=True)
-    results = track(loader, total=len(rows), description='Checking images', console=console, transient=True)
-    return [(row.number, fault) for row, fault in zip(rows, results, strict=True) if fault]
+def _scores_outside(rows, columns, mos_range):
+    low, high = mos_range
+    return [
+        (row.number, f'{name} is {score:g}, outside the range {low:g} to {high:g} from which mos_normalize maps all scores.')
+        for row in rows
+        for name, score in zip(columns, row.further_scores, strict=True)
+        if score < low or score > high
+    ]
+
+
+def _transforms(opt):
+    return [key for key, value in (opt.get('augment') or {}).items() if value]
+
+
+def _refuse_several_sizes(sizes, source):
+    if len(sizes) > 1:
+        named = ', '.join(f'{height} x {width}' for height, width in sorted(sizes)[:4]) + (' ...' if len(sizes) > 4 else '')
+        square = all(height == width for height, width in sizes)
+        raise LabelError(
+            f'{source}: images of {len(sizes)} sizes ({named}, height x width) do not fit into one batch: set '
+            + ('input_size: 224' if square else 'input_size: [224, 224], which gives up their aspect ratios,')
+            + ' or batch_size_per_gpu: 1.'
+        )
 
 
 def _refuse_wrong_options(opt):
@@ -178,12 +245,24 @@ def _refuse_wrong_options(opt):
     for key, value in (opt.get('augment') or {}).items():
         if value and not transform_mapping(key, value):  # pyiqa passes over such a name in silence
             faults.append(f'augment: pyiqa has no transform {key!r}.')
+    size = opt.get('input_size')
+    sides = size if isinstance(size, Sequence) and len(size) == 2 else [size]
+    if size is not None and not all(type(side) is int and side >= MINIMUM_SIDE for side in sides):
+        faults.append(f'input_size is {size!r}, not a whole number from {MINIMUM_SIDE} (pixels) or a list [height, width].')
+    if size is not None:
+        for key in _transforms(opt):
+            if key not in KEEP_SIZE:
+                faults.append(f'augment: {key} works on the whole image, which input_size makes small: leave one of them out.')
+    if opt.get('image_cache') is not None and not isinstance(opt['image_cache'], str):
+        faults.append(f'image_cache is {opt["image_cache"]!r}, not a folder.')
     index = opt.get('split_index')
     if index is not None and not isinstance(index, str) and not (type(index) is int and index > 0):
         faults.append(f"split_index is {index!r}, not a whole number from 1 or a column's name.")
     columns = opt.get('further_score_columns')
     if columns is not None and not (isinstance(columns, Sequence) and not isinstance(columns, str)):
         faults.append(f'further_score_columns is {columns!r}, not a list of columns.')
+    elif columns and len({*columns, opt.get('score_column')}) <= len(columns):
+        faults.append(f'further_score_columns {columns!r} names a column twice, or the score_column.')
     bounds = opt.get('mos_range')
     if bounds is not None:
         numbers = isinstance(bounds, Sequence) and all(isinstance(bound, (int, float)) for bound in bounds)

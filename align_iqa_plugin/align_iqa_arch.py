@@ -6,7 +6,7 @@ Link: https://doi.org/10.1145/3664647.3681511
 
 The figure of the paper, one module a box::
 
-    image, prompt -> guide -> backbone with an injection before its blocks -> msfa -> head -> score
+    image, prompt -> guide -> backbone with an injection before its blocks -> msfa -> head -> scores
 
 From the paper: the plain ViT, guidance tokens injected into it (CGI), the aggregation of its stages (MSFA), the alternatives
 of the appendix' tables 1 to 4. Ours, where the appendix is silent: the equations of the parts (see their modules), the frozen
@@ -42,6 +42,8 @@ class AlignIQA(nn.Module):
     """Quality of an image, higher is better, in the unit of the opinion scores that it was trained on.
 
     The defaults are the model that the package carries: `AlignIQA(pretrained=True)`, in pyiqa `create_metric('align_iqa')`.
+    pyiqa hands on whatever the network returns, and its tools want (N, 1). That is what one target gives, also from a
+    checkpoint of several, whose first target is taken; `create_metric('align_iqa', targets=3, ...)` gives (N, 3).
     Each keyword is a key of `network:` in a training file. A name in `guide`, `injection`, `aggregation` or `head` is looked up
     in the part's table (`GUIDES`, `INJECTIONS`, `AGGREGATIONS`, `HEADS`), to which other parts can be added.
 
@@ -59,6 +61,7 @@ class AlignIQA(nn.Module):
         aggregation: 'msfa', 'last_map' or 'none'.
         aggregation_options: keywords of the aggregation, such as ``{channels: 96}``.
         head: 'mlp' or 'linear'.
+        targets: number of scores for an image, such as quality, alignment, authenticity; the first one is the main score.
         head_options: keywords of the head, such as ``{hidden: 128}``.
         pretrained: load the model that the package carries.
         pretrained_model_path: load a checkpoint of one's own training instead.
@@ -83,11 +86,14 @@ class AlignIQA(nn.Module):
         aggregation_options: dict | None = None,
         head: str = 'mlp',
         head_options: dict | None = None,
+        targets: int = 1,
         pretrained: bool = False,
         pretrained_model_path: str | None = None,
     ):
         super().__init__()
         _check_names(guide=guide, injection=injection, aggregation=aggregation, head=head)
+        if type(targets) is not int or targets < 1:
+            raise ValueError(f'targets is {targets!r}, not a whole number from 1.')
         self.config = {
             'backbone': backbone.split('.')[0],
             'freeze_backbone': freeze_backbone,
@@ -97,6 +103,7 @@ class AlignIQA(nn.Module):
             'injection': injection,
             'aggregation': aggregation,
             'head': head,
+            'targets': targets,
         }
         self.backbone = GuidedViT(
             name=backbone,
@@ -119,10 +126,11 @@ class AlignIQA(nn.Module):
                 depth=depth,
             )
         self.msfa = self._build('aggregation', AGGREGATIONS[aggregation], aggregation_options, width=width, stages=stages)
-        self.head = self._build('head', HEADS[head], head_options, width=self.msfa.width)
+        self.head = self._build('head', HEADS[head], head_options, width=self.msfa.width, targets=targets)
         self.is_trained = False
         self.frozen_parts = {name: _digest(module) for name, module in _frozen_modules(self)}
         self.register_state_dict_post_hook(_drop_frozen)
+        self.register_load_state_dict_pre_hook(_take_first_targets)
         self.register_load_state_dict_post_hook(_allow_frozen)
         if pretrained_model_path is not None:
             self._load(pretrained_model_path, 'pretrained_model_path')
@@ -134,7 +142,7 @@ class AlignIQA(nn.Module):
         image: Float[Tensor, 'b c h w'],
         caption_list: list[str | None] | None = None,
         plain: tuple[list[Tensor], Tensor] | None = None,
-    ) -> Float[Tensor, 'b 1']:
+    ) -> Float[Tensor, 'b k']:
         """Score a batch.
 
         Args:
@@ -143,7 +151,7 @@ class AlignIQA(nn.Module):
             plain: what `plain_blocks` gave for these images before, to save the work.
 
         Returns:
-            A score for each image, higher is better. It does not depend on the rest of the batch.
+            `targets` scores for each image, the main one first, higher is better. They do not depend on the rest of the batch.
 
         Raises:
             ValueError: an image too small, or another number of prompts than of images.
@@ -215,7 +223,11 @@ class AlignIQA(nn.Module):
         return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        saved = json.loads(bytes(state.tolist()))
+        saved = _decoded(state)
+        targets = saved['network'].pop('targets', 1)  # checkpoints of one target may not say so
+        if targets < self.config['targets']:
+            raise ValueError(f'the checkpoint is of a network with targets: {targets}, this one has {self.config["targets"]}.')
+        saved['network']['targets'] = self.config['targets']  # `_take_first_targets` has left the others out
         for key in sorted(saved['network'].keys() | self.config.keys()):
             theirs, ours = saved['network'].get(key), self.config.get(key)
             if theirs != ours:
@@ -279,6 +291,22 @@ def _digest(module: nn.Module) -> str:
 
 def _is_frozen(network: AlignIQA, key: str, prefix: str = '') -> bool:
     return any(key.startswith(f'{prefix}{part}.') for part in network.frozen_parts)
+
+
+def _take_first_targets(network: AlignIQA, state: dict, prefix: str, *_) -> None:
+    """A checkpoint of more targets than the network has gives the first ones: so one of several gives the main score."""
+    extra_state = state.get(f'{prefix}_extra_state')
+    saved = 0 if extra_state is None else _decoded(extra_state)['network'].get('targets', 1)
+    ours = network.config['targets']
+    if saved > ours:
+        for name, own in network.head.state_dict(prefix=f'{prefix}head.').items():
+            if name in state and state[name].ndim == own.ndim:
+                pairs = zip(state[name].shape, own.shape, strict=True)
+                state[name] = state[name][tuple(slice(ours if pair == (saved, ours) else None) for pair in pairs)]
+
+
+def _decoded(extra_state: Tensor) -> dict:
+    return json.loads(bytes(extra_state.tolist()))
 
 
 def _drop_frozen(network: AlignIQA, state: dict, prefix: str, local_metadata: dict) -> None:

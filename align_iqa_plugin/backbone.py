@@ -67,18 +67,12 @@ class GuidedViT(nn.Module):
         input_size x input_size with its aspect ratio kept to the nearest whole patch, and normalised as in pre-training.
         A square image becomes input_size x input_size; other shapes take resampled position embeddings.
         """
-        size = tuple(side * self.patch_size for side in self.grid(image))
-        if size != tuple(image.shape[-2:]):
-            image = F.interpolate(image, size=size, mode='bicubic', antialias=True, align_corners=False).clamp(0, 1)
-        return (image - self.mean) / self.std
+        return (resize(image, view_size(*image.shape[-2:], self.input_size, self.patch_size)) - self.mean) / self.std
 
     def grid(self, image: Float[Tensor, 'b 3 h w']) -> tuple[int, int]:
-        """Rows and columns of patches that `view` cuts the image into: as near to its aspect ratio as whole patches allow."""
-        height, width = image.shape[-2:]
-        aspect = (height / width) ** 0.5
-        side = self.input_size / self.patch_size
-        most = int(side) ** 2  # a ribbon of an image keeps one row of patches, and no more patches than a square
-        return min(max(round(side * aspect), 1), most), min(max(round(side / aspect), 1), most)
+        """Rows and columns of patches that `view` cuts the image into."""
+        height, width = view_size(*image.shape[-2:], self.input_size, self.patch_size)
+        return height // self.patch_size, width // self.patch_size
 
     def embed(self, view: Float[Tensor, 'b 3 h w']) -> Float[Tensor, 'b n d']:
         """Prefix tokens (class, registers) and patch tokens as they enter the first block."""
@@ -121,6 +115,29 @@ class GuidedViT(nn.Module):
         patches = tokens[:, prefix : prefix + rows * columns]
         summary = tokens[:, 0] if self.vit.has_class_token else patches.mean(1)
         return summary, rearrange(patches, 'b (h w) d -> b d h w', h=rows, w=columns)
+
+
+def view_size(height: int, width: int, input_size: int, patch_size: int) -> tuple[int, int]:
+    """Height and width in pixels of the view of an image: the area of input_size x input_size, in whole patches.
+
+    As near to the image's aspect ratio as whole patches allow. What is a view already stays as it is.
+    """
+    side = input_size / patch_size
+    rows, columns = height / patch_size, width / patch_size
+    # the sizes that the rounding below can give: without this, a view of 15 x 14 patches would get one of 14 x 14
+    if rows % 1 == columns % 1 == 0 and (rows - 0.5) * (columns - 0.5) <= side**2 <= (rows + 0.5) * (columns + 0.5):
+        return height, width
+    aspect = (height / width) ** 0.5
+    most = int(side) ** 2  # a ribbon of an image keeps one row of patches, and no more patches than a square
+    rows, columns = (min(max(round(sides), 1), most) for sides in (side * aspect, side / aspect))
+    return rows * patch_size, columns * patch_size
+
+
+def resize(image: Float[Tensor, 'b 3 h w'], size: tuple[int, int]) -> Float[Tensor, 'b 3 h2 w2']:
+    """An image in [0, 1] at another height and width, bicubic and antialiased; the same image where it has them."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    return F.interpolate(image, size=tuple(size), mode='bicubic', antialias=True, align_corners=False).clamp(0, 1)
 
 
 def _create_vit(name: str, input_size: int, pretrained: bool) -> VisionTransformer:

@@ -30,7 +30,7 @@ class Row:
         path: the image file; it existed when the table was read.
         score: the score, NaN where the table holds a fault instead.
         prompt: the text as it stands in the file, '' where there is none.
-        further_scores: the further scores, in the order of their columns.
+        further_scores: the further scores, in the order of their columns; NaN where the cell is empty, or holds a fault.
         cells: every cell of the row, as text.
     """
 
@@ -103,7 +103,7 @@ def read_labels(
         score_column: the column of scores; by default the release's first, or else the second column.
         prompt_column: the column of prompts, None for a table without prompts. A release's is called `prompt`; for one
             without prompts nothing needs to be said.
-        further_score_columns: columns of further scores.
+        further_score_columns: columns of further scores, in which a cell may be empty.
         score_range: lowest and highest score allowed; by default the release's, or else any finite number is allowed.
             Further scores are held to the release's range where it is known.
 
@@ -161,6 +161,9 @@ def read_labels(
         prompt = cells[position[prompt_column]] if prompt_column else ''
         scores = []
         for name in [score_column, *further_score_columns]:
+            if name != score_column and not cells[position[name]].strip():
+                scores.append(math.nan)
+                continue
             score, fault = _score(cells[position[name]], name, ranges.get(name))
             scores.append(score)
             if fault:

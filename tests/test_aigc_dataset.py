@@ -66,13 +66,14 @@ def test_a_released_folder_gives_images_scores_and_prompts(release):
     assert type(dataset) is AIGCIQADataset and len(dataset) == 40
     for i in (0, 21):
         sample = dataset[i]
-        assert set(sample) == {'img', 'mos_label', 'further_scores', 'prompt', 'img_path'}
+        assert set(sample) == {'img', 'mos_label', 'targets', 'target_mask', 'prompt', 'img_path'}
         assert sample['img'].shape == (3, 24, 32) and sample['img'].dtype == torch.float32
         with Image.open(sample['img_path']) as image:
             expected = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255
         assert torch.equal(sample['img'], expected)
         assert torch.equal(sample['mos_label'], torch.tensor([i / 10]))
-        assert torch.equal(sample['further_scores'], torch.tensor([i / 20, 0.1]))
+        assert torch.equal(sample['targets'], torch.tensor([i / 10, i / 20, 0.1]))
+        assert torch.equal(sample['target_mask'], torch.tensor([True, True, True]))
         assert sample['prompt'] == ('None' if i == 0 else 'prompt 1')
         assert sample['img_path'] == str(release / 'images' / f'{i:03d}.jpg')
 
@@ -95,7 +96,7 @@ def test_a_csv_with_other_columns_and_no_prompts(release, tmp_path):
     named = {'image_column': 'file', 'score_column': 'rating', 'prompt_column': None}
     dataset = build_dataset(section(release, meta_info_file=str(labels), **named))
     assert [(dataset[i]['mos_label'].item(), dataset[i]['prompt']) for i in range(2)] == [(3.0, ''), (4.0, '')]
-    assert 'further_scores' not in dataset[0]
+    assert torch.equal(dataset[0]['targets'], torch.tensor([3.0])) and dataset[0]['target_mask'].tolist() == [True]
 
 
 @pytest.mark.parametrize('workers', [0, 2])
@@ -198,7 +199,52 @@ def test_the_check_does_not_move_the_random_stream(release, workers):
 def test_scores_of_a_known_release_are_normalised_with_its_own_range(release):
     dataset = build_dataset(section(release, mos_normalize=True, further_score_columns=['mos_align']))
     assert dataset[20]['mos_label'].item() == pytest.approx(2.0 / 5)
-    assert dataset[20]['further_scores'].item() == pytest.approx(1.0)
+    assert dataset[20]['targets'].tolist() == pytest.approx([2.0 / 5, 1.0 / 5])
+
+
+def test_an_empty_cell_of_a_further_score_is_a_missing_score(release):
+    rows = release_rows()
+    rows[3][7] = ''
+    rows[4][7] = ' '
+    write_rows(release, rows)
+    options = section(release, further_score_columns=['mos_align', 'std_align'], mos_normalize=True, batch_size_per_gpu=8)
+    dataset = build_dataset(options)
+    batch = next(iter(build_dataloader(dataset, {**options, 'phase': 'val'})))
+    assert batch['targets'].shape == batch['target_mask'].shape == (8, 3)
+    assert batch['targets'].dtype == torch.float32 and batch['target_mask'].dtype == torch.bool
+    assert batch['target_mask'].tolist() == [[True, i not in (3, 4), True] for i in range(8)]
+    assert batch['targets'][:, 1].tolist() == pytest.approx([0 if i in (3, 4) else i / 20 / 5 for i in range(8)])
+    assert torch.equal(batch['targets'][:, :1], batch['mos_label'])
+
+
+@pytest.mark.parametrize(('column', 'cell'), [(5, ''), (7, 'nan'), (7, 'n/a'), (7, 'inf'), (7, '5.5')])
+def test_no_other_cell_is_a_missing_score(release, column, cell):
+    rows = release_rows()
+    rows[3][column] = cell
+    write_rows(release, rows)
+    assert 'row 5: 003.jpg' in refusal(section(release, further_score_columns=['mos_align']))
+
+
+def test_a_further_column_without_any_score_in_the_phase_is_refused(release):
+    rows = [[*row, side] for row, side in zip(release_rows(4), ['train', 'val', 'train', 'train'], strict=True)]
+    for row in (rows[0], *rows[2:]):
+        row[7] = ''
+    write_rows(release, rows, [*HEADER, 'split_a'])
+    options = section(release, split_index='split_a', further_score_columns=['mos_align'])
+    assert "no row of split_a, train has a score in 'mos_align'" in refusal(options)
+    assert build_dataset({**options, 'phase': 'val'})[0]['target_mask'].all()
+
+
+def test_all_scores_are_normalised_with_one_range_and_turned_round_together(release, tmp_path):
+    labels = tmp_path / 'own.csv'
+    labels.write_text('file,bad,worse,prompt\n001.jpg,20,70,a\n002.jpg,10,,b\n')
+    options = section(release, meta_info_file=str(labels), further_score_columns=['worse'], mos_normalize=True)
+    dataset = build_dataset({**options, 'mos_range': [0, 100], 'lower_better': True})
+    assert [dataset[i]['targets'].tolist() for i in range(2)] == [pytest.approx([0.8, 0.3]), pytest.approx([0.9, 0])]
+    assert dataset[1]['target_mask'].tolist() == [True, False]
+    message = refusal({**options, 'mos_range': [0, 50], 'lower_better': True})
+    assert 'row 2: worse is 70, outside the range 0 to 50' in message and 'row 3' not in message
+    assert build_dataset({**options, 'mos_range': [0, 50], 'mos_normalize': False})[0]['targets'].tolist() == [20, 70]
 
 
 def test_scores_of_an_unknown_set_are_not_normalised_by_guess(release, tmp_path):
@@ -220,6 +266,14 @@ def test_scores_of_an_unknown_set_are_not_normalised_by_guess(release, tmp_path)
         ({'split_index': 0}, 'split_index is 0'),
         ({'split_index': True}, 'split_index is True'),
         ({'further_score_columns': 'mos_align'}, "further_score_columns is 'mos_align'"),
+        ({'further_score_columns': ['mos_align', 'mos_align']}, 'names a column twice'),
+        ({'further_score_columns': ['a'], 'score_column': 'a'}, 'or the score_column'),
+        ({'input_size': 31}, 'input_size is 31, not a whole number from 32'),
+        ({'input_size': True}, 'input_size is True'),
+        ({'input_size': '224'}, "input_size is '224'"),
+        ({'input_size': [224]}, 'input_size is [224]'),
+        ({'input_size': 64, 'augment': {'random_crop': 32}}, 'random_crop works on the whole image'),
+        ({'image_cache': True}, 'image_cache is True, not a folder'),
         ({'mos_range': [5, 0]}, 'mos_range is [5, 0]'),
         ({'mos_range': 5}, 'mos_range is 5'),
         ({'dataroot_target': None}, 'dataroot_target'),
@@ -250,6 +304,81 @@ def test_every_key_that_pyiqas_loader_and_trainer_read_is_known():
     source = inspect.getsource(pyiqa.data) + inspect.getsource(pyiqa.train)
     read = set(re.findall(r"dataset_opt(?:\.get\(|\[)'(\w+)'", source.replace('"', "'")))
     assert {'batch_size_per_gpu', 'pin_memory', 'use_shuffle'} <= read <= OPTIONS
+
+
+def test_images_of_several_sizes_are_refused_for_batches_before_the_first_step(release):
+    Image.new('RGB', (48, 64)).save(release / 'images' / '005.jpg')
+    options = section(release, batch_size_per_gpu=4)
+    message = refusal(options)
+    assert 'images of 2 sizes (24 x 32, 64 x 48, height x width)' in message and 'input_size: [224, 224]' in message
+    assert 'images of 2 sizes' in refusal({**options, 'augment': {'hflip': True}})
+    assert 'images of 2 sizes' in refusal({**options, 'input_size': 64})
+    assert len(build_dataset({**options, 'batch_size_per_gpu': 1})) == 40
+    assert len(build_dataset({**options, 'augment': {'center_crop': 16}})) == 40
+    dataset = build_dataset({**options, 'input_size': [32, 48]})
+    assert {tuple(dataset[i]['img'].shape) for i in range(40)} == {(3, 32, 48)}
+
+
+def test_squares_of_several_sizes_fit_into_one_batch_with_an_input_size(release):
+    for i in range(40):
+        Image.effect_noise((32 + 8 * (i % 3),) * 2, 50).save(release / 'images' / f'{i:03d}.jpg')
+    options = section(release, batch_size_per_gpu=40, num_worker_per_gpu=0)
+    assert 'set input_size: 224 or' in refusal(options)
+    options['input_size'] = 64
+    batch = next(iter(build_dataloader(build_dataset(options), options, seed=0)))
+    assert batch['img'].shape == (40, 3, 64, 64)
+
+
+@pytest.mark.parametrize('input_size', [None, 32, [48, 32]])
+def test_the_samples_are_the_same_with_and_without_the_cache(release, tmp_path, input_size):
+    Image.new('RGB', (48, 64), 'red').save(release / 'images' / '005.jpg')
+    options = section(release, input_size=input_size, further_score_columns=['mos_align'])
+    plain = build_dataset(options)
+    for _ in range(2):  # while it fills, and from then on
+        cached = build_dataset({**options, 'image_cache': str(tmp_path / 'cache')})
+        for i in range(40):
+            ours, theirs = cached[i], plain[i]
+            assert ours.keys() == theirs.keys()
+            assert all(torch.equal(ours[key], theirs[key]) for key in ('img', 'mos_label', 'targets', 'target_mask'))
+            assert (ours['prompt'], ours['img_path']) == (theirs['prompt'], theirs['img_path'])
+
+
+def test_the_cache_serves_every_phase_and_tells_faults_like_the_check(release, tmp_path):
+    options = section(release, split_index=1, split_ratio='712', image_cache=str(tmp_path / 'cache'))
+    damaged = names(build_dataset({**options, 'phase': 'test'}))[0]
+    path = release / 'images' / damaged
+    path.write_bytes(path.read_bytes()[:-200])
+    assert len(build_dataset({**options, 'phase': 'val'})) > 0
+    with_cache = refusal({**options, 'phase': 'test'})
+    assert damaged in with_cache and with_cache == refusal({**options, 'phase': 'test', 'image_cache': None})
+
+
+@pytest.mark.parametrize('start', ['fork', pytest.param('spawn', marks=pytest.mark.slow)])
+def test_workers_and_pinned_memory_hand_over_the_same_batches(release, tmp_path, start):
+    options = section(release, further_score_columns=['mos_align'], image_cache=str(tmp_path / 'cache'), phase='val')
+    dataset = build_dataset(options)
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=16, num_workers=2, multiprocessing_context=start, pin_memory=torch.cuda.is_available()
+    )
+    batches = list(loader)
+    for key in ('img', 'targets', 'target_mask'):
+        assert torch.equal(torch.cat([batch[key] for batch in batches]), torch.stack([dataset[i][key] for i in range(40)]))
+    assert sum((batch['img_path'] for batch in batches), []) == [dataset[i]['img_path'] for i in range(40)]
+
+
+@pytest.mark.data
+def test_photographs_without_prompts_go_through_the_same_door(data_folder, tmp_path):
+    folder = data_folder / 'LIVE-Challenge-subset'
+    options = section(folder, meta_info_file=str(folder / 'labels.csv'), prompt_column=None, further_score_columns=['std'])
+    options |= {'split_index': 1, 'split_ratio': '712', 'mos_range': [0, 100], 'batch_size_per_gpu': 8}
+    assert '500 x 500, 608 x 608' in refusal(options)
+    phases = []
+    for phase in ('train', 'val', 'test'):
+        dataset = build_dataset({**options, 'phase': phase, 'input_size': [224, 224], 'image_cache': str(tmp_path / 'cache')})
+        phases.append(set(names(dataset)))
+        assert dataset[0]['img'].shape == (3, 224, 224) and dataset[0]['prompt'] == ''
+        assert dataset[0]['targets'].shape == (2,) and 0 <= dataset[0]['mos_label'].item() <= 100
+    assert len(set.union(*phases)) == sum(map(len, phases)) == 727 and min(map(len, phases)) > 50
 
 
 @pytest.mark.data

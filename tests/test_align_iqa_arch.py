@@ -1,11 +1,14 @@
 import itertools
+import json
 
+import pyiqa
 import pytest
 import torch
 
 from align_iqa_plugin.align_iqa_arch import AlignIQA
 from align_iqa_plugin.guides import GUIDES
 from align_iqa_plugin.guides.saliency import SaliencyGuide
+from align_iqa_plugin.register import register_archs
 
 TINY = {'backbone': 'vit_tiny_patch16_224', 'backbone_weights': 'random', 'input_size': 64}
 PLAIN = {'guide': 'none', 'injection': 'none'}
@@ -113,6 +116,63 @@ def test_what_plain_blocks_gave_before_saves_their_work_and_changes_nothing():
     plain = net.plain_blocks(image)
     assert len(plain[0]) == 2  # the stages that end with blocks 3 and 6
     assert torch.equal(net(image, plain=plain), net(image))
+
+
+@pytest.mark.parametrize('head', ['mlp', 'linear'])
+def test_several_targets_are_several_scores_in_the_order_of_the_head(head):
+    net = open_gates(network(targets=3, head=head))
+    torch.nn.init.normal_(net.head.probe.weight)
+    image = torch.rand(2, 3, 64, 64)
+    scores = net(image)
+    assert scores.shape == (2, 3)
+    net.head.probe.bias += torch.tensor([0.0, 1.0, 0.0])
+    torch.testing.assert_close(net(image) - scores, torch.tensor([[0.0, 1.0, 0.0]]).expand(2, 3), atol=1e-4, rtol=0)
+
+
+def test_a_checkpoint_of_several_targets_gives_its_first_ones_to_a_network_of_fewer():
+    net = open_gates(network(targets=3, head_options={'hidden': 3}))
+    torch.nn.init.normal_(net.head.probe.weight)
+    image = torch.rand(2, 3, 64, 64)
+    for targets in (1, 2, 3):
+        other = network(trained=False, targets=targets, head_options={'hidden': 3})
+        other.load_state_dict(net.state_dict())
+        torch.testing.assert_close(other(image), net(image)[:, :targets])
+
+
+def test_a_checkpoint_of_fewer_targets_than_the_network_has_is_refused():
+    with pytest.raises(ValueError, match='targets: 1, this one has 2'):
+        network(targets=2).load_state_dict(network().state_dict())
+
+
+def test_a_checkpoint_that_does_not_say_how_many_targets_has_one():
+    net = open_gates(network())
+    state, image = net.state_dict(), torch.rand(1, 3, 64, 64)
+    told = json.loads(bytes(state['_extra_state'].tolist()))
+    del told['network']['targets']
+    state['_extra_state'] = torch.tensor(list(json.dumps(told).encode()), dtype=torch.uint8)
+    other = network(trained=False)
+    other.load_state_dict(state)
+    assert torch.equal(other(image), net(image))
+    with pytest.raises(ValueError, match='targets: 1, this one has 2'):
+        network(targets=2).load_state_dict(state)
+
+
+@pytest.mark.parametrize('targets', [0, -1, 1.0, True, 'quality'])
+def test_a_number_of_targets_that_cannot_be_is_refused(targets):
+    with pytest.raises(ValueError, match='targets is .*, not a whole number from 1'):
+        network(targets=targets)
+
+
+def test_as_a_metric_of_pyiqa_one_target_is_one_column(tmp_path):
+    net = open_gates(network(targets=2))
+    torch.save({'params': net.state_dict()}, tmp_path / 'net.pth')
+    register_archs()
+    image = torch.rand(2, 3, 64, 64)
+    for given, columns in (({}, 1), ({'targets': 2}, 2)):
+        torch.manual_seed(0)  # the random backbone has to be the same
+        options = {**TINY, **given, 'pretrained': False, 'pretrained_model_path': str(tmp_path / 'net.pth')}
+        metric = pyiqa.create_metric('align_iqa', device='cpu', **options)
+        torch.testing.assert_close(metric(image), net(image)[:, :columns])
 
 
 def test_gray_images_score_as_their_rgb_copies():

@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from align_iqa_plugin.head import HEADS, LinearHead, LinearProbe, MLPHead
 
@@ -78,3 +81,54 @@ def test_the_perceptron_starts_as_the_probe_and_leaves_it_when_trained(data):
 @pytest.mark.parametrize('name', HEADS)
 def test_every_head_gives_one_score_each(name):
     assert HEADS[name](width=60).eval()(torch.randn(5, 60)).shape == (5, 1)
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_every_head_gives_as_many_scores_as_targets(name):
+    assert HEADS[name](width=60, targets=3).eval()(torch.randn(5, 60)).shape == (5, 3)
+
+
+def test_several_targets_are_fitted_as_each_one_alone(data):
+    vectors, first = data
+    scores = torch.cat([first, first.flip(0), vectors[:, 7:8].square()], 1)
+    together = LinearProbe(width=60, targets=3)
+    left_out = together.fit(vectors, scores, alpha=10.0, folds=FOLDS, columns=slice(40))
+    for target in range(3):
+        alone = LinearProbe(width=60)
+        alone_left_out = alone.fit(vectors, scores[:, target : target + 1], alpha=10.0, folds=FOLDS, columns=slice(40))
+        torch.testing.assert_close(left_out[:, target], alone_left_out[:, 0])
+        torch.testing.assert_close(together.weight[:, target], alone.weight[:, 0])
+        torch.testing.assert_close(together.bias[target], alone.bias[0])
+
+
+@given(
+    missing=arrays(bool, (40, 2)).filter(lambda m: all(len(set(np.array(FOLDS)[~column])) > 1 for column in m.T)),
+    seed=st.integers(0, 9),
+)
+@settings(max_examples=25, deadline=None)
+def test_rows_whose_score_is_missing_take_no_part_in_the_fit_of_that_target(missing, seed):
+    generator = torch.Generator().manual_seed(seed)
+    vectors, scores = torch.randn(40, 60, generator=generator), torch.randn(40, 2, generator=generator)
+    mask = torch.from_numpy(~missing)
+    probe = LinearProbe(width=60, targets=2)
+    left_out = probe.fit(vectors, scores.where(mask, torch.tensor(1e3)), alpha=10.0, folds=FOLDS, mask=mask)
+    predicted = probe(probe.standardise(vectors))
+    x, y, fold = standardised(vectors), scores.double().numpy(), np.array(FOLDS)
+    for target in range(2):
+        present = ~missing[:, target]
+        fitted = ridge(x[present], y[present, target], 10.0 * present.mean())
+        np.testing.assert_allclose(predicted[:, target], fitted(x), atol=1e-3)
+        for number in range(4):
+            seen = present & (fold != number)
+            expected = ridge(x[seen], y[seen, target], 10.0 * seen.mean())(x[fold == number])
+            np.testing.assert_allclose(left_out[fold == number, target], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize('present', [[], [0, 4, 8]])
+def test_a_target_whose_scores_cannot_be_left_out_is_refused(data, present):
+    vectors, scores = data
+    mask = torch.ones(40, 2, dtype=torch.bool)
+    mask[:, 1] = False
+    mask[present, 1] = True
+    with pytest.raises(ValueError, match=f'target 2 has {len(present)} scores in less than two folds'):
+        LinearProbe(width=60, targets=2).fit(vectors, scores.repeat(1, 2), alpha=10.0, folds=FOLDS, mask=mask)
