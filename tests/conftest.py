@@ -1,6 +1,8 @@
 """What several test files need: fresh interpreters, the built wheel, the folder of image sets."""
 
+import csv
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
+from PIL import Image
 
 # the shapes in the annotations are checked in tests only
 PURE_TORCH = ['backbone', 'guides.saliency', 'head', 'injection', 'msfa']
@@ -151,3 +154,68 @@ def small_releases(tmp_path_factory) -> Path:
     save('LIVE-Challenge/images', [row[0] for row in rows])
     pandas.DataFrame(rows, columns=['name', 'mos', 'std']).to_csv(root / 'LIVE-Challenge' / 'labels.csv', index=False)
     return root
+
+
+@pytest.fixture(scope='session')
+def tiny_images(tmp_path_factory) -> Path:
+    """A data set as AGIQA-3K is released, of 40 images whose brightness is their score."""
+    root = tmp_path_factory.mktemp('data')
+    (root / 'images').mkdir()
+    generator, rows = random.Random(0), []
+    for i in range(40):
+        shade = generator.randrange(256)
+        image = Image.effect_noise((64, 64), 40).convert('RGB')
+        Image.blend(image, Image.new('RGB', image.size, (shade,) * 3), 0.8).save(root / 'images' / f'{i:03}.png')
+        rows.append({'name': f'{i:03}.png', 'prompt': f'prompt {i // 2}', 'mos_quality': shade / 51})
+    with (root / 'data.csv').open('w', newline='') as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return root
+
+
+@pytest.fixture
+def tiny_options(tiny_images) -> dict:
+    """A training file for them and a small network of random weights: 7 iterations an epoch, 2 epochs, 4 validations."""
+    section = {
+        'type': 'AIGCIQADataset',
+        'dataroot_target': str(tiny_images),
+        'meta_info_file': str(tiny_images / 'data.csv'),
+        'image_column': 'name',
+        'score_column': 'mos_quality',
+        'split_index': 1,
+        'split_ratio': '712',
+        'batch_size_per_gpu': 4,
+        'num_worker_per_gpu': 0,
+    }
+    return {
+        'name': 'tiny',
+        'model_type': 'AlignIQAModel',
+        'num_gpu': 0,
+        'manual_seed': 0,
+        'datasets': {'train': {**section, 'name': 'tiny'}, 'val': {**section, 'name': 'tiny_val'}},
+        'network': {
+            'type': 'AlignIQA',
+            'backbone': 'test_vit',  # 6 blocks
+            'backbone_weights': 'random',
+            'input_size': 32,
+            'injection_options': {'first_block': 4, 'bottleneck': 8},
+            'aggregation_options': {'channels': 8},
+        },
+        'path': {},
+        'train': {
+            'linear_probe_alpha': 10.0,
+            'ema_decay': 0.9,
+            'total_epoch': 2,
+            'optim': {'type': 'AdamW', 'lr': 1e-3, 'lr_gate': 1e-2},
+            'schedule_by': 'iteration',
+            'scheduler': {'type': 'CosineAnnealingLR', 'T_max': 14},
+            'mos_loss_opt': {'type': 'MSELoss'},
+        },
+        'val': {
+            'val_freq': 4,
+            'key_metric': 'srcc',
+            'metrics': {'srcc': {'type': 'calculate_srcc'}, 'rmse': {'type': 'calculate_rmse', 'better': 'lower'}},
+        },
+        'logger': {},
+    }

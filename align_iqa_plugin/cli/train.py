@@ -1,38 +1,39 @@
-"""`align-iqa train`: pyiqa's own trainer on one option file, with the current folder as root."""
+"""`align-iqa train`: one option file, with the current folder as root."""
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 
 def train(
     option: Annotated[Path, typer.Option('--opt', '-opt', '-o', help='Training file (YAML).')],
+    resume: Annotated[
+        bool, typer.Option('--resume', help='Go on with the experiment of this name, exactly as if it had not been stopped.')
+    ] = False,
 ) -> None:
-    """Train from a YAML file; experiments/NAME/ under the current folder takes the log and the checkpoints."""
-    try:
-        read_options(option)
-    except ValueError as error:
-        _refuse(str(error))
+    """Train from a YAML file; experiments/NAME/ under the current folder takes the log and the checkpoints.
 
-    from pyiqa.train import train_pipeline
-    from pyiqa.utils.options import parse_options
+    Without --resume an experiment of the same name is renamed. Several GPUs: torchrun --nproc-per-node N -m
+    align_iqa_plugin.cli train --opt FILE. Ctrl-C and SIGTERM save before they stop.
+    """
+    try:
+        options = read_options(option)
+    except ValueError as error:
+        _stop(2, str(error))
 
     import align_iqa_plugin  # noqa: F401  registers, should torch's autoload be switched off
+    from align_iqa_plugin import data_parallel, training
 
-    root = str(Path.cwd())
-    # pyiqa reads its options from the command line
-    sys.argv = [sys.argv[0], '-opt', str(option)]
-    options, arguments = parse_options(root)
     try:
-        best = train_pipeline(root, options, arguments)
+        best = training.train(options, root=Path.cwd(), resume=resume)
     except (ValueError, FileNotFoundError) as error:
-        _refuse(str(error))
-    except KeyboardInterrupt:
-        typer.echo(f'stopped; what was saved is in experiments/{options["name"]}/models.', err=True)
-        raise typer.Exit(130) from None
-    for dataset, metrics in best.items():
+        _stop(2, str(error))
+    except training.TrainingError as error:
+        _stop(1, str(error))
+    except training.Interrupted as interrupted:
+        _stop(128 + interrupted.signal, str(interrupted))
+    for dataset, metrics in best.items() if data_parallel.rank() == 0 else ():
         scores = ', '.join(f'{name} {result["val"]:.4f}' for name, result in metrics.items())
         typer.echo(f'{dataset}: {scores} (best, at iteration {next(iter(metrics.values()))["iter"]})')
 
@@ -56,6 +57,6 @@ def read_options(path: Path) -> dict:
     return options
 
 
-def _refuse(sentence: str) -> None:
+def _stop(status: int, sentence: str) -> NoReturn:
     typer.echo(f'align-iqa train: {sentence}', err=True)
-    raise typer.Exit(2)
+    raise typer.Exit(status)

@@ -1,0 +1,114 @@
+"""One training in several processes, started by `torchrun`: each takes its share of a batch; the gradients are summed.
+
+Every function also works, and does nothing, in a single process. The network is not wrapped: the part that is trained is
+small, so there is no gain in sending gradients while others are still computed, and validation, checkpoints and frozen
+parameters need no special case.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from pyiqa.utils.dist_util import get_dist_info
+from torch import Tensor
+
+# What the processes do between two exchanges takes seconds; one that takes longer than this has died without a word
+PATIENCE = timedelta(minutes=10)
+
+
+@contextmanager
+def joined(*, gpu: bool) -> Iterator[None]:
+    """Inside, the processes that torchrun started belong together (NCCL on GPUs, gloo on CPUs).
+
+    An exception in one of them ends the others, whose exception then names it.
+    """
+    world_size = int(os.environ.get('WORLD_SIZE', '1'))
+    if world_size == 1:
+        yield
+        return
+    rank = int(os.environ['RANK'])
+    if gpu:
+        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+    store, *_ = next(dist.rendezvous('env://', rank, world_size, timeout=PATIENCE))
+    dist.init_process_group('nccl' if gpu else 'gloo', store=store, rank=rank, world_size=world_size, timeout=PATIENCE)
+    try:
+        yield
+    except Exception as error:
+        first = _first_failure(store, f'process {rank} of {world_size} stopped: {error}')
+        if first and not first.startswith(f'process {rank} '):
+            raise RuntimeError(first) from error
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+def _first_failure(store: dist.Store, mine: str) -> str:
+    """The first failure that any process has told; '' where the process that keeps them is gone."""
+    try:
+        return store.compare_set('failure', '', mine).decode()
+    except RuntimeError:
+        return ''
+
+
+def rank() -> int:
+    """Number of this process, from 0; process 0 writes the files."""
+    return get_dist_info()[0]
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return get_dist_info()[1]
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum over the processes; `tensor` itself is changed."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set in at least one process."""
+    return flag if world_size() == 1 else bool(summed(torch.tensor([float(flag)], device=device)).item())
+
+
+def wait_for_all(device: torch.device) -> None:
+    """Return when every process has got here."""
+    any_process(False, device)
+
+
+def share(count: int) -> range:
+    """Which of `count` rows this process takes: every `world_size`-th."""
+    return range(rank(), count, world_size())
+
+
+def whole(rows: Tensor, count: int) -> Tensor:
+    """The rows of all processes in their order, (count, c), from those of this process' `share`, (m, c)."""
+    if world_size() == 1:
+        return rows
+    table = rows.new_zeros(count, *rows.shape[1:])
+    table[list(share(count))] = rows
+    return summed(table)
+
+
+@torch.no_grad()
+def make_equal(tensors: Iterable[Tensor]) -> None:
+    """Give every process the values of process 0."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+
+def sum_gradients(parameters: list[Tensor]) -> None:
+    """Sum every gradient over the processes; a parameter that no process has a gradient of stays without one."""
+    if world_size() == 1:
+        return
+    has = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=parameters[0].device)
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = summed(torch.cat([has, *(g.flatten() for g in gradients)]))
+    has, *sums = flat.split([len(has), *(g.numel() for g in gradients)])
+    for used, parameter, total in zip(has.tolist(), parameters, sums, strict=True):
+        parameter.grad = total.view_as(parameter) if used else None
