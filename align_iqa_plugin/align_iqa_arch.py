@@ -58,11 +58,11 @@ class AlignIQA(nn.Module):
         guide_options: keywords of the guide, such as ``{vlm_weights: FILE}`` of the semantic one.
         injection: 'cgi', 'vpt_add', 'vpt_concat' or 'none'.
         injection_options: keywords of the injection, such as ``{first_block: 6}``.
-        aggregation: 'msfa', 'last_map' or 'none'.
-        aggregation_options: keywords of the aggregation, such as ``{channels: 96}``.
-        head: 'mlp' or 'linear'.
+        aggregation: 'msfa', 'msfa_pyramid', 'last_map' or 'none'.
+        aggregation_options: keywords of the aggregation, such as ``{channels: 96}`` of the pyramids.
+        head: 'kernel', 'linear' or 'mlp'.
         targets: number of scores for an image, such as quality, alignment, authenticity; the first one is the main score.
-        head_options: keywords of the head, such as ``{hidden: 128}``.
+        head_options: keywords of the head, such as ``{components: 128}``.
         pretrained: load the model that the package carries.
         pretrained_model_path: load a checkpoint of one's own training instead.
 
@@ -84,7 +84,7 @@ class AlignIQA(nn.Module):
         injection_options: dict | None = None,
         aggregation: str = 'msfa',
         aggregation_options: dict | None = None,
-        head: str = 'mlp',
+        head: str = 'kernel',
         head_options: dict | None = None,
         targets: int = 1,
         pretrained: bool = False,

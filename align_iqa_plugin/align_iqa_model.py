@@ -2,8 +2,8 @@
 
 The loop around it is `training.py` (`align-iqa train`); pyiqa's own (`python -m pyiqa.train`) drives it too, without resume.
 `GeneralIQAModel` knows images and one score. This adds the prompts, several scores, and these keys of `train:`, all optional:
-    linear_probe_alpha: before the first step, fit the head's probe to the training images' statistics with this penalty, and
-        save that network as `net_probe.pth`: the number that the training has to beat.
+    ridge_alpha: before the first step, fit the head to the training images with this penalty, and save that network as
+        `net_start.pth`: the number that the training has to beat. A network with nothing to train ends there.
     frozen_cache: folder that keeps what the frozen blocks give for each image (`FrozenCache`); not with `augment`.
     score_weights: a weight for each score in the loss, by default 1 each. The loss is their weighted mean.
     precision: 'fp32' (default), or 'bf16' or 'fp16' in autocast.
@@ -45,7 +45,7 @@ from .data_parallel import make_equal, rank, share, sum_gradients, summed, whole
 from .frozen_cache import FrozenCache
 from .run_state import saved, write_whole
 
-PROBE_FOLDS = 5
+FOLDS = 5
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
@@ -64,8 +64,8 @@ class AlignIQAModel(GeneralIQAModel):
         train_opt = self.opt['train']
         self.net.train()
         self.trained = {name: p for name, p in self.net.named_parameters() if p.requires_grad}
-        if not self.trained:
-            raise ValueError('this network has no parameter to train: its linear head is fitted, not trained; use head: mlp.')
+        if not self.trained and train_opt.get('ridge_alpha') is None:
+            raise ValueError('this network has no parameter to train: its head is fitted, which train.ridge_alpha does.')
         precision = train_opt.get('precision', 'fp32')
         if precision not in PRECISIONS:
             raise ValueError(f"train.precision '{precision}' is not possible; possible are: {', '.join(PRECISIONS)}.")
@@ -76,15 +76,16 @@ class AlignIQAModel(GeneralIQAModel):
         for name, key in (('l_mos', 'mos_loss_opt'), ('l_metric', 'metric_loss_opt')):
             if train_opt.get(key):
                 self.losses[name] = self._build_loss(key, train_opt[key])
-        if not self.losses:
+        if self.trained and not self.losses:
             raise ValueError('train needs a loss: mos_loss_opt or metric_loss_opt.')
         self.cache = None
         if train_opt.get('frozen_cache'):
             if self.opt['datasets']['train'].get('augment'):
                 raise ValueError('train.frozen_cache keeps one view of an image: leave out datasets.train.augment, or it.')
             self.cache = FrozenCache(train_opt['frozen_cache'], self.net)
-        self.setup_optimizers()
-        if train_opt.get('scheduler'):
+        if self.trained:
+            self.setup_optimizers()
+        if self.trained and train_opt.get('scheduler'):
             self.setup_schedulers()
         self.average = None
         if train_opt.get('ema_decay') is not None:
@@ -176,8 +177,8 @@ class AlignIQAModel(GeneralIQAModel):
             FloatingPointError: the loss or its gradient is not finite; the weights are as before.
         """
         train_opt = self.opt['train']
-        if current_iter == 1 and train_opt.get('linear_probe_alpha') is not None and not self.shifts:
-            self.start_as_linear_probe()
+        if current_iter == 1 and train_opt.get('ridge_alpha') is not None and not self.shifts:
+            self.start_as_ridge_regression()
         targets = self.targets
         if self.shifts:
             keys = [_number(*pair) for pair in _pairs(self.paths, self.prompts)]
@@ -286,7 +287,7 @@ class AlignIQAModel(GeneralIQAModel):
             FloatingPointError: a score is not finite.
         """
         self.net.eval()
-        tables = [torch.zeros(0, 3 * self.targets.shape[1], device=self.device)]
+        tables = [torch.zeros(0, 3 * self.net.config['targets'], device=self.device)]
         try:
             with self._averaged(), torch.no_grad():
                 for batch in tqdm(loader, desc='validation', unit='batch', leave=False, disable=None if rank() == 0 else True):
@@ -370,7 +371,7 @@ class AlignIQAModel(GeneralIQAModel):
         """All that the next step depends on beside the data and the seeds."""
         return {
             'net': self.net.state_dict(),
-            'optimizer': self.optimizer.state_dict(),
+            'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
             'scaler': self.scaler.state_dict(),
             'average': self.average,
@@ -383,7 +384,8 @@ class AlignIQAModel(GeneralIQAModel):
     def load_run_state(self, state: dict) -> None:
         """Become what `run_state` was called on."""
         self.net.load_state_dict(state['net'])
-        self.optimizer.load_state_dict(state['optimizer'])
+        for optimizer, saved_state in zip(self.optimizers, state['optimizers'], strict=True):
+            optimizer.load_state_dict(saved_state)
         for scheduler, saved_state in zip(self.schedulers, state['schedulers'], strict=True):
             scheduler.load_state_dict(saved_state)
         self.scaler.load_state_dict(state['scaler'])
@@ -395,17 +397,17 @@ class AlignIQAModel(GeneralIQAModel):
     # The start
 
     @torch.no_grad()
-    def start_as_linear_probe(self, dataset: Dataset | None = None) -> None:
-        """Fit the head's probe (`LinearProbe.fit`), save the network as `net_probe.pth`, and shift the training targets.
+    def start_as_ridge_regression(self, dataset: Dataset | None = None) -> None:
+        """Fit the head (`LinearHead.fit`), save the network as `net_start.pth`, and shift the training targets.
 
-        The probe has seen the training images, so what it leaves over of their scores is less than on unseen ones, and would
-        teach the rest of the network little. The targets are therefore shifted by what the probe gains from having seen an
-        image: the network learns the residual that the probe has on prompts that it was not fitted to.
+        The head has seen the training images, so what it leaves over of their scores is less than on unseen ones, and would
+        teach the rest of the network little. The targets are therefore shifted by what the head gains from having seen an
+        image: the network learns the residual that the head has on prompts that it was not fitted to.
 
         Args:
             dataset: the training images, built already.
         """
-        alpha, section = self.opt['train']['linear_probe_alpha'], self.opt['datasets']['train']
+        alpha, section = self.opt['train']['ridge_alpha'], self.opt['datasets']['train']
         if dataset is None or section.get('augment'):
             dataset = build_dataset({key: value for key, value in section.items() if key != 'augment'})
         loader = DataLoader(
@@ -415,27 +417,30 @@ class AlignIQAModel(GeneralIQAModel):
             sampler=share(len(dataset)),
         )
         net, rows, keys = self.net.eval(), [], []
-        for batch in tqdm(loader, desc='linear probe', unit='batch', leave=False, disable=None if rank() == 0 else True):
+        for batch in tqdm(loader, desc='ridge regression', unit='batch', leave=False, disable=None if rank() == 0 else True):
             images, targets, mask, prompts, paths = self._take(batch)
             if self.cache:
                 vectors = self.cache.start_vectors(images, prompts, paths)
             else:
                 vectors = net.features(images, prompts, *net.plain_blocks(images))
             rows.append(torch.cat([targets, mask, vectors], 1))
-            keys += [(_number(prompt or path) % PROBE_FOLDS, _number(path, prompt)) for path, prompt in _pairs(paths, prompts)]
+            keys += [(_number(prompt or path) % FOLDS, _number(path, prompt)) for path, prompt in _pairs(paths, prompts)]
         count, columns = len(dataset), targets.shape[1]
         scores, mask, vectors = whole(torch.cat(rows), count).split([columns, columns, rows[0].shape[1] - 2 * columns], 1)
         keys = whole(torch.tensor(keys, device=self.device), count)
-        # the regression takes a score that does not exist for the mean one
-        scores = torch.where(mask.bool(), scores, (scores * mask).sum(0) / mask.sum(0).clamp_min(1))
-        left_out = net.head.probe.fit(
-            vectors, scores, alpha=alpha, folds=keys[:, 0].tolist(), columns=slice(net.msfa.statistics_width)
+        left_out = net.head.fit(
+            vectors,
+            scores,
+            alpha=alpha,
+            folds=keys[:, 0].tolist(),
+            columns=slice(net.msfa.readings_width),
+            mask=mask.bool(),
         )
-        gain = net.head.probe(net.head.probe.standardise(vectors)) - left_out
+        gain = net.head(vectors) - left_out
         make_equal([*net.buffers(), gain])
         self.shifts = dict(zip(keys[:, 1].tolist(), gain.cpu(), strict=True))
         net.is_trained = True
-        self.save_network(net, 'net_probe')
+        self.save_network(net, 'net_start')
         net.train()
         seen, unseen = ((p - scores).square()[mask.bool()].mean().sqrt() for p in (left_out + gain, left_out))
         get_root_logger().info(

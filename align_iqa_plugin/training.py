@@ -6,7 +6,7 @@ be kept, the number of an iteration says where in the data the training stands, 
 validated in between changes the curve. An epoch is every image once; its last batch is filled up with the epoch's first ones.
 
 Files, under `root`: experiments/NAME/ with the log, options.yml, training_states/ITERATION.state (`run_state.py`) and models/
-net_probe.pth (the linear probe), net_best.pth (the best validation), net_latest.pth (the end); tb_logger/NAME/.
+net_start.pth (the fitted start), net_best.pth (the best validation), net_latest.pth (the end); tb_logger/NAME/.
 
 Keys of the training file that are read here: manual_seed, num_gpu, `datasets`, `train`: total_epoch or total_iter, patience
 (validations without improvement after which the training ends); `val`: val_freq (iterations, by default an epoch); `logger`:
@@ -107,8 +107,8 @@ def train(options: dict, *, root: Path, resume: bool = False) -> dict[str, dict[
         make_equal([*model.net.parameters(), *model.net.buffers()])
         if state is not None:
             model.load_run_state(state['model'])
-        elif options['train'].get('linear_probe_alpha') is not None:
-            model.start_as_linear_probe(train_set)
+        elif options['train'].get('ridge_alpha') is not None:
+            model.start_as_ridge_regression(train_set)
         start = 0 if state is None else state['iteration']
         _loop(model, options, given, train_set, val_sets, start, tb_logger, stop)
     return model.best_metric_results
@@ -124,7 +124,7 @@ def _loop(model: AlignIQAModel, options, given, train_set, val_sets, start, tb_l
         shuffle=section.get('use_shuffle', True),
         enlarge=section.get('dataset_enlarge_ratio', 1),
     )
-    total = int(train_opt.get('total_iter') or train_opt['total_epoch'] * batches.per_epoch)
+    total = _iterations(train_opt, batches.per_epoch) if model.trained else 0
     batches.first, batches.last = start, total
     val_every = (options.get('val') or {}).get('val_freq') or batches.per_epoch
     if not val_sets or not (options.get('val') or {}).get('metrics'):
@@ -134,6 +134,12 @@ def _loop(model: AlignIQAModel, options, given, train_set, val_sets, start, tb_l
         f'{len(train_set)} images, {total} iterations of {batches.batch_size} images, {batches.per_epoch} an epoch; '
         f'{sum(p.numel() for p in model.trained.values()):,} trained parameters.'
     )
+
+    def validate(iteration: int) -> None:
+        for val_set in val_sets:
+            table = model.score(build_loader(val_set, val_set.opt, sampler=share(len(val_set))), iteration)
+            model.record(val_set, iteration, whole(table, len(val_set)), tb_logger)
+
     stop.looping, iteration, pace_from = True, start, (time.monotonic(), start)
     bar = tqdm(
         total=total * batches.batch_size,
@@ -143,6 +149,8 @@ def _loop(model: AlignIQAModel, options, given, train_set, val_sets, start, tb_l
         disable=None if rank() == 0 else True,
     )
     try:
+        if start == 0 and train_opt.get('ridge_alpha') is not None:
+            validate(0)  # what the training has to beat
         data = iter(build_loader(Samples(train_set, seed), section, batch_sampler=batches))
         for iteration in range(start + 1, total + 1):
             if model.stale >= patience:
@@ -172,9 +180,8 @@ def _loop(model: AlignIQAModel, options, given, train_set, val_sets, start, tb_l
                         tb_logger.add_scalar(f'losses/{name}', value, iteration)
 
             validates = bool(val_sets) and (iteration % val_every == 0 or iteration == total)
-            for val_set in val_sets if validates else ():
-                table = model.score(build_loader(val_set, val_set.opt, sampler=share(len(val_set))), iteration)
-                model.record(val_set, iteration, whole(table, len(val_set)), tb_logger)
+            if validates:
+                validate(iteration)
             stopping = any_process(stop.number is not None, model.device)
             save_every = log_opt.get('save_checkpoint_freq') or SAVE_EVERY
             if rank() == 0 and (validates or stopping or iteration == total or iteration % save_every == 0):
@@ -230,8 +237,7 @@ def _completed(options: dict, root: Path) -> dict:
     names = [section['name'] for phase, section in options['datasets'].items() if phase != 'train']
     if len(set(names)) < len(names):
         raise ValueError(f'the validation sets need different names, not {", ".join(names)}.')
-    if not (options['train'].get('total_iter') or options['train'].get('total_epoch')):
-        raise ValueError('train needs total_epoch or total_iter, the length of the training.')
+    _iterations(options['train'], 1)
     if (options.get('manual_seed') or 0) < 0:
         raise ValueError(f'manual_seed is {options["manual_seed"]}, not a whole number from 0.')
     options.setdefault('logger', {})
@@ -252,6 +258,15 @@ def _completed(options: dict, root: Path) -> dict:
     }
     # 'dist' and more than one GPU would make pyiqa wrap the network, which `data_parallel.py` has no need of
     return options | {'is_train': True, 'dist': False, 'num_gpu': min(gpus, 1) if wanted else 0}
+
+
+def _iterations(train_opt: dict, per_epoch: int) -> int:
+    """The length of the training."""
+    if train_opt.get('total_iter') is not None:
+        return int(train_opt['total_iter'])
+    if train_opt.get('total_epoch') is None:
+        raise ValueError('train needs total_epoch or total_iter, the length of the training.')
+    return int(train_opt['total_epoch'] * per_epoch)
 
 
 def _refuse_another_run(state: dict, given: dict) -> None:

@@ -204,7 +204,7 @@ def tiny_options(tiny_images) -> dict:
         },
         'path': {},
         'train': {
-            'linear_probe_alpha': 10.0,
+            'ridge_alpha': 10.0,
             'ema_decay': 0.9,
             'total_epoch': 2,
             'optim': {'type': 'AdamW', 'lr': 1e-3, 'lr_gate': 1e-2},

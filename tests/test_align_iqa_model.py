@@ -110,7 +110,7 @@ def test_the_prompts_reach_the_network(options):
 
 
 def test_a_step_changes_what_is_trained_and_nothing_that_is_frozen(options):
-    model = build(options, linear_probe_alpha=10.0)
+    model = build(options, ridge_alpha=10.0)
     frozen = {name: p.clone() for name, p in model.net.backbone.named_parameters()}
     before = {name: p.clone() for name, p in model.net.named_parameters() if p.requires_grad}
     for iteration, batch in enumerate([*batches(options)] * 3, 1):
@@ -121,9 +121,9 @@ def test_a_step_changes_what_is_trained_and_nothing_that_is_frozen(options):
 
 
 def test_the_training_starts_as_the_linear_probe_and_saves_it(options, network, tmp_path):
-    model = build(options, linear_probe_alpha=10.0)
+    model = build(options, ridge_alpha=10.0)
     batch = next(iter(batches(options)))
-    probe = AlignIQA(**network, pretrained_model_path=str(tmp_path / 'models' / 'net_probe.pth')).eval()
+    probe = AlignIQA(**network, pretrained_model_path=str(tmp_path / 'models' / 'net_start.pth')).eval()
     expected = probe.head.probe(
         probe.head.probe.standardise(probe.features(batch['img'], None, *probe.plain_blocks(batch['img'])))
     )
@@ -133,7 +133,7 @@ def test_the_training_starts_as_the_linear_probe_and_saves_it(options, network, 
 
 
 def test_the_targets_are_shifted_by_what_the_probe_gains_from_having_seen_an_image(options):
-    model = build(options, linear_probe_alpha=10.0)
+    model = build(options, ridge_alpha=10.0)
     batch = next(iter(batches(options)))
     model.net.eval()
     residual = batch['mos_label'] - model.net(batch['img'])
@@ -145,7 +145,7 @@ def test_the_targets_are_shifted_by_what_the_probe_gains_from_having_seen_an_ima
 
 
 def test_with_the_cache_the_scores_are_the_same_to_half_precision(options, tmp_path):
-    plain, cached = (build(options, linear_probe_alpha=10.0, frozen_cache=cache) for cache in (None, tmp_path / 'cache'))
+    plain, cached = (build(options, ridge_alpha=10.0, frozen_cache=cache) for cache in (None, tmp_path / 'cache'))
     for batch in batches(options):
         for model in (plain, cached):
             model.net.eval()
@@ -190,7 +190,7 @@ def test_a_cache_of_a_trained_backbone_is_refused(options, tmp_path):
 
 
 def test_validation_scores_the_averaged_weights_and_keeps_them_as_best(options, tmp_path):
-    model = build(options, linear_probe_alpha=10.0, ema_decay=0.9)
+    model = build(options, ridge_alpha=10.0, ema_decay=0.9)
     for iteration, batch in enumerate([*batches(options)] * 3, 1):
         step(model, batch, iteration)
     current = model.net.injection.blocks[0].gate.clone()
@@ -206,7 +206,7 @@ def test_two_runs_with_one_seed_are_one(options, tmp_path):
     states = []
     for _ in range(2):
         torch.manual_seed(3)
-        model = build(yaml.safe_load(yaml.safe_dump(options)), linear_probe_alpha=10.0, ema_decay=0.9)
+        model = build(yaml.safe_load(yaml.safe_dump(options)), ridge_alpha=10.0, ema_decay=0.9)
         for iteration, batch in enumerate(batches(options), 1):
             step(model, batch, iteration)
         states.append(model.net.state_dict())

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from align_iqa_plugin.msfa import AGGREGATIONS, MSFA, LastMapPyramid, LastTokens, statistics
+from align_iqa_plugin.msfa import AGGREGATIONS, MSFA, LastMapPyramid, LastTokens, PyramidMSFA, readings
 
 
 def stages(count, shape=(3, 4), width=16, batch=2):
@@ -11,7 +11,7 @@ def stages(count, shape=(3, 4), width=16, batch=2):
 
 
 def build(name, count):
-    options = {} if name == 'none' else {'channels': 8}
+    options = {'channels': 8} if name in ('msfa_pyramid', 'last_map') else {}
     return AGGREGATIONS[name](width=16, stages=count, **options)
 
 
@@ -33,19 +33,22 @@ def test_an_image_does_not_depend_on_its_batch_mates(name):
     torch.testing.assert_close(together[:1], alone)
 
 
-def test_statistics_are_class_token_mean_and_deviation():
-    (summary,), (stage_map,) = stages(1)
-    vector = statistics(summary, stage_map)
+@pytest.mark.parametrize(
+    ('shape', 'rows', 'columns'), [((14, 14), (4, 10), (4, 10)), ((12, 16), (3, 8), (4, 11)), ((1, 3), (0, 1), (1, 2))]
+)
+def test_readings_are_class_token_and_mean_of_the_central_part(shape, rows, columns):
+    (summary,), (stage_map,) = stages(1, shape)
+    vector = readings(summary, stage_map)
     assert torch.equal(vector[:, :16], summary)
-    torch.testing.assert_close(vector[:, 16:32], stage_map.mean((2, 3)))
-    torch.testing.assert_close(vector[:, 32:], stage_map.std((2, 3), correction=0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(vector[:, 16:], stage_map[:, :, slice(*rows), slice(*columns)].mean((2, 3)))
 
 
-def test_the_vector_of_msfa_begins_with_the_statistics_of_every_stage():
+def test_the_vector_of_msfa_is_the_readings_of_every_stage():
     summaries, maps = stages(4)
-    msfa = MSFA(width=16, stages=4, channels=8)
-    expected = torch.cat([statistics(*stage) for stage in zip(summaries, maps, strict=True)], 1)
-    assert torch.equal(msfa(summaries, maps)[:, : msfa.statistics_width], expected)
+    expected = torch.cat([readings(*stage) for stage in zip(summaries, maps, strict=True)], 1)
+    assert torch.equal(MSFA(width=16, stages=4)(summaries, maps), expected)
+    pyramid = PyramidMSFA(width=16, stages=4, channels=8)
+    assert torch.equal(pyramid(summaries, maps)[:, : pyramid.readings_width], expected)
 
 
 @pytest.mark.parametrize('cls', [LastMapPyramid, LastTokens])
@@ -56,15 +59,15 @@ def test_the_alternatives_to_msfa_see_the_last_stage_alone(cls):
     assert torch.equal(before, aggregation([torch.zeros(2, 16)] * 3 + summaries[3:], [0 * maps[0]] * 3 + maps[3:]))
 
 
-def test_every_stage_of_four_reaches_the_fused_part_of_msfa():
+def test_every_stage_of_four_reaches_the_fused_part_of_the_pyramid():
     summaries, maps = stages(4)
     maps = [stage_map.requires_grad_() for stage_map in maps]
-    msfa = MSFA(width=16, stages=4, channels=8)
-    msfa(summaries, maps)[:, msfa.statistics_width :].pow(2).sum().backward()
+    msfa = PyramidMSFA(width=16, stages=4, channels=8)
+    msfa(summaries, maps)[:, msfa.readings_width :].pow(2).sum().backward()
     assert all(stage_map.grad.abs().sum() > 0 for stage_map in maps)
 
 
 def test_a_flat_map_has_a_finite_gradient():
     flat = torch.ones(1, 16, 3, 3, requires_grad=True)
-    MSFA(width=16, stages=1, channels=8)([torch.ones(1, 16)], [flat]).sum().backward()
+    PyramidMSFA(width=16, stages=1, channels=8)([torch.ones(1, 16)], [flat]).sum().backward()
     assert flat.grad.isfinite().all()

@@ -51,7 +51,7 @@ def work(tmp_path_factory):
     }
     for section in options['datasets'].values():
         section |= {'dataroot_target': str(images.parent), 'mos_range': [0, 5], 'batch_size_per_gpu': 4}
-    options['train'] |= {'frozen_cache': str(root / 'cache'), 'linear_probe_alpha': 10, 'total_epoch': 2}
+    options['train'] |= {'frozen_cache': str(root / 'cache'), 'ridge_alpha': 10, 'total_epoch': 2}
     options['val']['val_freq'] = 5
     (root / 'tiny.yml').write_text(yaml.safe_dump(options))
     return root
@@ -72,7 +72,7 @@ def trained(work):
 @pytest.mark.slow
 def test_train_writes_checkpoints_under_the_current_folder_and_tells_the_best_validation(trained, work):
     models = work / 'experiments' / 'tiny' / 'models'
-    assert {'net_probe.pth', 'net_best.pth', 'net_latest.pth'} <= {file.name for file in models.iterdir()}
+    assert {'net_start.pth', 'net_best.pth', 'net_latest.pth'} <= {file.name for file in models.iterdir()}
     assert 'agiqa3k_val: ' in trained.stdout
     assert 'srcc ' in trained.stdout
     assert max(file.stat().st_size for file in models.iterdir()) < 5e6  # the backbone alone has 22 MB

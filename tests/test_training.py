@@ -1,4 +1,3 @@
-import copy
 
 import pytest
 import torch
@@ -56,7 +55,7 @@ def test_a_run_that_is_cut_off_again_and_again_ends_as_one_that_is_not(tiny_opti
             train(tiny_options, root=tmp_path / 'cut', resume=True)
     assert train(tiny_options, root=tmp_path / 'cut', resume=True) == best
     assert differences(final(tmp_path / 'cut'), final(tmp_path / 'whole')) == []
-    for name in ('net_best', 'net_latest', 'net_probe'):
+    for name in ('net_best', 'net_latest', 'net_start'):
         files = [tmp_path / folder / 'experiments' / 'tiny' / 'models' / f'{name}.pth' for folder in ('cut', 'whole')]
         one, other = (torch.load(file, weights_only=True) for file in files)
         assert differences(one, other) == []

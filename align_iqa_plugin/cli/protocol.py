@@ -1,0 +1,83 @@
+"""`align-iqa protocol`: one training file on many folds; `align-iqa results`: their results as a page."""
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Split(str, enum.Enum):
+    prompt = 'prompt'
+    image = 'image'
+    generator = 'generator'
+
+
+def protocol(
+    option: Annotated[Path, typer.Argument(help='Training file (YAML).')],
+    split: Annotated[
+        Split,
+        typer.Option(help='prompt: no prompt on two sides; image: prompts leak; generator: each one left out in turn.'),
+    ] = Split.prompt,
+    folds: Annotated[str | None, typer.Option(help="'1-3,7', or generators: 'AttnGAN,glide'. All of them by default.")] = None,
+    output: Annotated[Path | None, typer.Option(help='Results file; results_NAME_SPLIT.json by default.')] = None,
+    overrides: Annotated[list[str] | None, typer.Option('--set', help='KEY=VALUE in place of the training file.')] = None,
+) -> None:
+    """Train on every fold, test each once, and write all numbers to a results file.
+
+    Folds that the file has already are left out, and a fold that was stopped goes on from its last run state: call it again.
+    Folds can be spread over machines; `align-iqa results` puts their files together.
+    """
+    from align_iqa_plugin.options import check_options, read_options
+
+    try:
+        options = read_options(option, overrides or ())
+        check_options(options)
+    except (ValueError, FileNotFoundError) as error:
+        _stop(2, str(error))
+
+    import align_iqa_plugin  # noqa: F401  registers, should torch's autoload be switched off
+    from align_iqa_plugin import training
+    from align_iqa_plugin.protocol import chosen_folds, fold_columns, run_protocol
+
+    output = output or Path(f'results_{options["name"]}_{split.value}.json')
+    try:
+        possible = fold_columns(split.value, options['datasets']['train']['dataroot_target'])
+        run_protocol(
+            options,
+            kind=split.value,
+            folds=chosen_folds(folds, list(possible)),
+            root=Path.cwd(),
+            output=output,
+            tell=lambda line: typer.echo(line, err=True),
+        )
+    except (ValueError, FileNotFoundError) as error:
+        _stop(2, str(error))
+    except training.TrainingError as error:
+        _stop(1, str(error))
+    except training.Interrupted as interrupted:
+        _stop(128 + interrupted.signal, f'{interrupted} The folds before it are in {output}.')
+    results([output], output=None)
+
+
+def results(
+    files: Annotated[list[Path], typer.Argument(help='Results files; those of one recipe and split are put together.')],
+    output: Annotated[Path | None, typer.Option(help='Write the page here (Markdown) instead of to stdout.')] = None,
+) -> None:
+    """Tables with median and spread, measured beside reported, and what they were measured with, as Markdown."""
+    from align_iqa_plugin.results_page import results_page
+
+    try:
+        page = results_page(files)
+    except ValueError as error:
+        typer.echo(f'align-iqa results: {error}', err=True)
+        raise typer.Exit(2) from None
+    if output is None:
+        typer.echo(page, nl=False)
+    else:
+        output.write_text(page, encoding='utf-8')
+
+
+def _stop(status: int, sentence: str) -> None:
+    typer.echo(f'align-iqa protocol: {sentence}', err=True)
+    raise typer.Exit(status)
