@@ -21,7 +21,7 @@ from align_iqa_plugin.splits import content_hashes, prompt_disjoint_split, split
 OPTIONS = frozenset(
     # the data
     'dataroot_target meta_info_file image_column score_column prompt_column further_score_columns '
-    'split_index split_ratio phase override_phase mos_range lower_better mos_normalize augment img_range '
+    'split_index split_ratio phase override_phase mos_range lower_better mos_normalize augment img_range check_images '
     # read by pyiqa's trainer and its loader, or put in by them
     'name type scale use_shuffle batch_size_per_gpu num_worker_per_gpu dataset_enlarge_ratio '
     'prefetch_mode num_prefetch_queue pin_memory persistent_workers'.split()
@@ -47,6 +47,7 @@ class AIGCIQADataset(BaseIQADataset):
         mos_normalize: map scores from `mos_range` to [0, 1]. `lower_better` turns them round; it must be given with it,
             except for a known release.
         augment, img_range: as in pyiqa.
+        check_images: false leaves out the decoding at the start.
         The keys of pyiqa's trainer and loader: `OPTIONS` lists all.
 
     A sample is a dict:
@@ -82,7 +83,8 @@ class AIGCIQADataset(BaseIQADataset):
             score_range=opt.get('mos_range'),
         )
         rows, split = self._rows_of_phase(labels, opt)
-        labels.faults.extend(_image_faults(rows, workers=opt.get('num_worker_per_gpu') or 0))
+        if opt.get('check_images', True):
+            labels.faults.extend(_image_faults(rows, workers=opt.get('num_worker_per_gpu') or 0))
         labels.refuse_faults()
         if not rows:
             raise LabelError(f'{labels.source}: {split} has no row for the phase {self.phase!r}.')

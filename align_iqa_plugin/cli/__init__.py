@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from align_iqa_plugin import __version__
-from align_iqa_plugin.cli import bench, evaluate, score, splits, train
+from align_iqa_plugin.cli import bench, evaluate, export, score, splits, train
 
 app = typer.Typer(
     help='Align-IQA, a quality metric for AI-generated images.',
@@ -37,4 +37,5 @@ app.command()(score.score)
 app.command()(splits.splits)
 app.command()(train.train)
 app.command()(evaluate.evaluate)
+app.command()(export.export)
 app.command()(bench.bench)

@@ -1,10 +1,15 @@
 """`align-iqa evaluate`: how well the metric agrees with the opinion scores of one split of a data set."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from align_iqa_plugin.cli.errors import refuse
+
+_refuse = partial(refuse, 'evaluate')
 
 
 def evaluate(
@@ -29,7 +34,7 @@ def evaluate(
 
     from align_iqa_plugin.aigc_dataset import AIGCIQADataset
     from align_iqa_plugin.align_iqa_arch import AlignIQA
-    from align_iqa_plugin.cli.train import read_options
+    from align_iqa_plugin.options import read_options
 
     section, network = {}, {}
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
@@ -96,8 +101,3 @@ def agreement(scores: list[float], opinions: list[float]) -> dict[str, float | N
         'RMSE': float(calculate_rmse(scores, opinions)),
         'n': len(scores),
     }
-
-
-def _refuse(sentence: str) -> None:
-    typer.echo(f'align-iqa evaluate: {sentence}', err=True)
-    raise typer.Exit(2)

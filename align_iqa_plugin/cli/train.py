@@ -1,32 +1,48 @@
 """`align-iqa train`: pyiqa's own trainer on one option file, with the current folder as root."""
 
 import sys
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
+from align_iqa_plugin.cli.errors import refuse
+
+_refuse = partial(refuse, 'train')
+
 
 def train(
     option: Annotated[Path, typer.Option('--opt', '-opt', '-o', help='Training file (YAML).')],
+    changes: Annotated[
+        list[str] | None, typer.Option('--set', help='Change a key of the file, such as train.optim.lr=1e-4; may be repeated.')
+    ] = None,
 ) -> None:
     """Train from a YAML file; experiments/NAME/ under the current folder takes the log and the checkpoints."""
+    from align_iqa_plugin.options import check_options, read_options
+
     try:
-        read_options(option)
+        checked = read_options(option, changes or ())
+        check_options(checked)
     except ValueError as error:
         _refuse(str(error))
 
+    import yaml
     from pyiqa.train import train_pipeline
     from pyiqa.utils.options import parse_options
 
     import align_iqa_plugin  # noqa: F401  registers, should torch's autoload be switched off
 
     root = str(Path.cwd())
-    # pyiqa reads its options from the command line
-    sys.argv = [sys.argv[0], '-opt', str(option)]
-    options, arguments = parse_options(root)
     try:
-        best = train_pipeline(root, options, arguments)
+        with TemporaryDirectory() as folder:
+            # pyiqa reads its options from a file that the command line names, and keeps a copy of that file
+            changed = Path(folder) / option.name
+            changed.write_text(yaml.safe_dump(checked, sort_keys=False), encoding='utf-8')
+            sys.argv = [sys.argv[0], '-opt', str(changed)]
+            options, arguments = parse_options(root)
+            best = train_pipeline(root, options, arguments)
     except (ValueError, FileNotFoundError) as error:
         _refuse(str(error))
     except KeyboardInterrupt:
@@ -35,27 +51,3 @@ def train(
     for dataset, metrics in best.items():
         scores = ', '.join(f'{name} {result["val"]:.4f}' for name, result in metrics.items())
         typer.echo(f'{dataset}: {scores} (best, at iteration {next(iter(metrics.values()))["iter"]})')
-
-
-def read_options(path: Path) -> dict:
-    """A training file as plain data; ValueError with one sentence where it cannot be one."""
-    import yaml
-
-    if not path.is_file():
-        raise ValueError(f'there is no training file {path}.')
-    try:
-        # before pyiqa reads it, whose loader would run code in it
-        options = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path} is not valid YAML: {" ".join(str(error).split())}.') from error
-    for key in ('name', 'datasets', 'network', 'train', 'val', 'logger', 'path'):
-        if not isinstance(options, dict) or key not in options:
-            raise ValueError(f"{path} lacks the key '{key}': options/train/AlignIQA/ has complete files to start from.")
-    if not isinstance(options['datasets'], dict) or not isinstance(options['datasets'].get('train'), dict):
-        raise ValueError(f"{path} lacks the section 'train' under 'datasets'.")
-    return options
-
-
-def _refuse(sentence: str) -> None:
-    typer.echo(f'align-iqa train: {sentence}', err=True)
-    raise typer.Exit(2)
