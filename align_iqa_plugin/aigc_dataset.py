@@ -22,7 +22,7 @@ OPTIONS = frozenset(
     # the data
     'dataroot_target meta_info_file image_column score_column prompt_column further_score_columns '
     'split_index split_ratio phase override_phase mos_range lower_better mos_normalize augment img_range '
-    'input_size image_cache '
+    'input_size image_cache check_images '
     # read by pyiqa's trainer and its loader, or put in by them
     'name type scale use_shuffle batch_size_per_gpu num_worker_per_gpu dataset_enlarge_ratio '
     'prefetch_mode num_prefetch_queue pin_memory persistent_workers'.split()
@@ -61,6 +61,7 @@ class AIGCIQADataset(BaseIQADataset):
         image_cache: a folder that keeps the images decoded, and resized to `input_size`, so that they are read and checked
             once (`ImageCache`). The samples are the same as without it.
         augment, img_range: as in pyiqa; `augment` comes after `input_size`, and may then not crop or resize.
+        check_images: false leaves out the decoding at the start.
         The keys of pyiqa's trainer and loader: `OPTIONS` lists all.
 
     A sample is a dict:
@@ -165,6 +166,8 @@ class AIGCIQADataset(BaseIQADataset):
             faults = self.cache.fill(paths, workers=workers)
             return faults, {(height, width) for _, height, width in self.cache.places.values()}
         faults, sizes = {}, set()
+        if not opt.get('check_images', True):
+            return faults, sizes
         results = each_in_workers(_Check(paths, opt.get('input_size')), workers=workers, description='Checking images')
         for path, (size, fault) in zip(paths, results, strict=True):
             if fault:

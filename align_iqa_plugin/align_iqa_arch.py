@@ -13,6 +13,7 @@ of the appendix' tables 1 to 4. Ours, where the appendix is silent: the equation
 backbone, the head, the size of the view.
 """
 
+import functools
 import hashlib
 import inspect
 import json
@@ -28,6 +29,8 @@ from .checkpoint import (
     PACKAGED_BACKBONE,
     PACKAGED_BACKBONE_FILE,
     PACKAGED_MODEL_FILE,
+    read_extra_state,
+    read_network,
     read_weights,
 )
 from .guides import GUIDES, guide_class
@@ -36,6 +39,24 @@ from .injection import INJECTIONS, NoInjection
 from .msfa import AGGREGATIONS
 
 MINIMUM_SIDE = 32  # pixels
+
+
+def _completed_from_file(init):
+    """Keywords that are not given come from the file of `pretrained_model_path`; weights that it holds go before given ones."""
+
+    @functools.wraps(init)
+    def completed(self, **given):
+        if (path := given.get('pretrained_model_path')) is not None:
+            saved = read_network(path, 'pretrained_model_path')
+            saved = {key: value for key, value in saved.items() if key in inspect.signature(init).parameters}
+            given = saved | given
+            if saved.get('backbone_weights') == 'random':
+                given['backbone_weights'] = 'random'
+            if (saved.get('guide_options') or {}).get('vlm_weights') == 'random':
+                given['guide_options'] = (given['guide_options'] or {}) | {'vlm_weights': 'random'}
+        init(self, **given)
+
+    return completed
 
 
 class AlignIQA(nn.Module):
@@ -64,12 +85,16 @@ class AlignIQA(nn.Module):
         targets: number of scores for an image, such as quality, alignment, authenticity; the first one is the main score.
         head_options: keywords of the head, such as ``{components: 128}``.
         pretrained: load the model that the package carries.
-        pretrained_model_path: load a checkpoint of one's own training instead.
+        pretrained_model_path: load a file of one's own training instead. Keywords that are not given are taken from it.
+            - a file of `align-iqa export` holds all weights: those that other keywords name are not read;
+            - a checkpoint of the training holds the trained part: the frozen parts have to be those that it was trained on;
+            - a file of tensors alone, without a word on its network, has to hold all of them, and counts as trained.
 
     Raises:
         ValueError: a name or a pair that is not possible, or weights that do not belong to the network.
     """
 
+    @_completed_from_file
     def __init__(
         self,
         *,
@@ -128,9 +153,10 @@ class AlignIQA(nn.Module):
         self.msfa = self._build('aggregation', AGGREGATIONS[aggregation], aggregation_options, width=width, stages=stages)
         self.head = self._build('head', HEADS[head], head_options, width=self.msfa.width, targets=targets)
         self.is_trained = False
-        self.frozen_parts = {name: _digest(module) for name, module in _frozen_modules(self)}
+        self.frozen_parts = {name: _digest(module.state_dict()) for name, module in _frozen_modules(self)}
         self.register_state_dict_post_hook(_drop_frozen)
         self.register_load_state_dict_pre_hook(_take_first_targets)
+        self.register_load_state_dict_pre_hook(_take_frozen)
         self.register_load_state_dict_post_hook(_allow_frozen)
         if pretrained_model_path is not None:
             self._load(pretrained_model_path, 'pretrained_model_path')
@@ -195,11 +221,38 @@ class AlignIQA(nn.Module):
             self.config[f'{part}_options'] = possible | options
         return cls(**given, **options)
 
+    def whole_state(self) -> dict[str, Tensor]:
+        """The tensors of `state_dict`, and those of the frozen parts, which it leaves out."""
+        state = dict(self.state_dict())
+        for part in self.frozen_parts:
+            state |= {f'{part}.{name}': tensor for name, tensor in self.get_submodule(part).state_dict().items()}
+        return state
+
     def _load(self, path: str | Path, key: str) -> None:
         state = read_weights(path, key)
-        if '_extra_state' not in state:
-            raise ValueError(f'{key}: {path} is not a checkpoint of Align-IQA: it does not say of which network it is.')
-        self.load_state_dict(state)
+        told = '_extra_state' in state
+        if not told:
+            self._refuse_incomplete(state, f'{key}: {path}')
+        try:
+            self.load_state_dict(state, strict=told)
+        except RuntimeError as error:  # torch's word for names and shapes that do not fit, a line each after the first
+            fault = ' '.join(str(error).split('\n')[1].split())
+            shown = fault if len(fault) < 200 else f'{fault[:200]} ...'
+            raise ValueError(f'{key}: {path} does not fit this network: {shown}') from error
+        except ValueError as error:
+            raise ValueError(f'{key}: {path}: {error}') from error
+        if not told:
+            self.is_trained = True
+
+    def _refuse_incomplete(self, state: dict[str, Tensor], name: str) -> None:
+        own = self.whole_state().keys() - {'_extra_state'}
+        if own != state.keys():
+            foreign, lacking = sorted(state.keys() - own), sorted(own - state.keys())
+            raise ValueError(
+                f'{name} is not a checkpoint of Align-IQA, nor all the tensors of this network: it lacks {len(lacking)} of them'
+                + (f', such as {lacking[0]}' if lacking else '')
+                + (f', and has {len(foreign)} others, such as {foreign[0]}.' if foreign else '.')
+            )
 
     def _check(self, image: Tensor, caption_list: list[str | None] | None) -> Tensor:
         if not self.is_trained and not self.training:
@@ -219,11 +272,16 @@ class AlignIQA(nn.Module):
 
     def get_extra_state(self) -> Tensor:
         """What a checkpoint has to tell beside its tensors, as JSON in bytes (pyiqa takes every entry for a tensor)."""
-        text = json.dumps({'trained': self.is_trained, 'network': self.config, 'frozen': self.frozen_parts}, sort_keys=True)
-        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+        state = {
+            'trained': self.is_trained,
+            'network': self.config,
+            'normalisation': self._normalisation(),
+            'frozen': self.frozen_parts,
+        }
+        return torch.tensor(list(json.dumps(state, sort_keys=True).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        saved = _decoded(state)
+        saved = read_extra_state(state)
         targets = saved['network'].pop('targets', 1)  # checkpoints of one target may not say so
         if targets < self.config['targets']:
             raise ValueError(f'the checkpoint is of a network with targets: {targets}, this one has {self.config["targets"]}.')
@@ -233,12 +291,20 @@ class AlignIQA(nn.Module):
             if theirs != ours:
                 raise ValueError(f'the checkpoint is of a network with {key}: {theirs}, this one has {ours}.')
         for part, digest in saved['frozen'].items():
-            if self.frozen_parts[part] != digest:
+            if self.frozen_parts.get(part) != digest:
                 raise ValueError(
                     f'the checkpoint was trained on other frozen weights in {part} (sha256 {digest[:12]}, here '
-                    f'{self.frozen_parts[part][:12]}): give the same weights that it was trained with.'
+                    f'{self.frozen_parts.get(part, "none")[:12]}): give the same weights that it was trained with.'
                 )
+        if saved.get('normalisation', self._normalisation()) != self._normalisation():
+            raise ValueError(
+                f'the checkpoint is of a network that normalises images by {saved["normalisation"]}, this one by '
+                f"{self._normalisation()}: give the backbone's whole name, with its tag."
+            )
         self.is_trained = saved['trained']
+
+    def _normalisation(self) -> list[list[float]]:
+        return [self.backbone.mean.flatten().tolist(), self.backbone.std.flatten().tolist()]
 
 
 def _check_names(**choices: str) -> None:
@@ -281,9 +347,9 @@ def _frozen_modules(network: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def _digest(module: nn.Module) -> str:
+def _digest(state: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(state.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
@@ -296,7 +362,7 @@ def _is_frozen(network: AlignIQA, key: str, prefix: str = '') -> bool:
 def _take_first_targets(network: AlignIQA, state: dict, prefix: str, *_) -> None:
     """A checkpoint of more targets than the network has gives the first ones: so one of several gives the main score."""
     extra_state = state.get(f'{prefix}_extra_state')
-    saved = 0 if extra_state is None else _decoded(extra_state)['network'].get('targets', 1)
+    saved = 0 if extra_state is None else read_extra_state(extra_state)['network'].get('targets', 1)
     ours = network.config['targets']
     if saved > ours:
         for name, own in network.head.state_dict(prefix=f'{prefix}head.').items():
@@ -305,14 +371,21 @@ def _take_first_targets(network: AlignIQA, state: dict, prefix: str, *_) -> None
                 state[name] = state[name][tuple(slice(ours if pair == (saved, ours) else None) for pair in pairs)]
 
 
-def _decoded(extra_state: Tensor) -> dict:
-    return json.loads(bytes(extra_state.tolist()))
-
-
 def _drop_frozen(network: AlignIQA, state: dict, prefix: str, local_metadata: dict) -> None:
     """A checkpoint holds what was trained; the frozen parts are named by their hash."""
     for key in [key for key in state if _is_frozen(network, key, prefix)]:
         del state[key]
+
+
+def _take_frozen(network: AlignIQA, state: dict, prefix: str, *_) -> None:
+    """A frozen part that the state holds, which is loaded now, counts by its own hash from here on."""
+    for part in network.frozen_parts:
+        own = network.get_submodule(part).state_dict()
+        held = {name: state[f'{prefix}{part}.{name}'] for name in own if f'{prefix}{part}.{name}' in state}
+        if held and held.keys() != own.keys():
+            raise ValueError(f'the checkpoint holds {len(held)} of the {len(own)} tensors of {part}: all or none are needed.')
+        if held:
+            network.frozen_parts[part] = _digest({name: tensor.to(own[name].dtype) for name, tensor in held.items()})
 
 
 def _allow_frozen(network: AlignIQA, incompatible) -> None:

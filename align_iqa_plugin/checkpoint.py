@@ -1,11 +1,12 @@
-"""Weights on disk: read safely, found in the package, unpacked from int8."""
+"""Weights on disk: read safely, found in the package, unpacked from int8; what they tell of their network."""
 
+import json
 import pickle
 import zipfile
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -44,9 +45,45 @@ def read_weights(path: str | Path, key: str) -> dict[str, Tensor]:
     for name in ('params', 'state_dict', 'model'):
         if isinstance(state, dict) and isinstance(state.get(name), dict):
             state = state[name]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    tensors = state.items() if isinstance(state, dict) else ()
+    if not tensors or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors):
         raise ValueError(f'{key}: {path} holds no tensors by name.')
-    return dequantise({name.removeprefix('module.'): value for name, value in state.items()})
+    return dequantise({name.removeprefix('module.'): value for name, value in tensors})
+
+
+def read_network(path: str | Path, key: str) -> dict:
+    """The keywords of `AlignIQA` that a checkpoint tells of its network; empty where it tells nothing.
+
+    A file of `align-iqa export` tells all of them; any other checkpoint leaves out where its frozen weights come from.
+
+    Args:
+        path, key, raises: as for `read_weights`.
+    """
+    path = Path(path).expanduser()
+    if path.suffix == '.safetensors' and path.is_file():
+        try:
+            with safe_open(path, 'pt') as file:
+                network = json.loads((file.metadata() or {}).get('network', '{}'))
+                state = {'_extra_state': file.get_tensor('_extra_state')} if '_extra_state' in file.keys() else {}
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f'{key}: {path} cannot be read ({type(error).__name__}): it has to be a whole file.') from error
+        if isinstance(network, dict) and network:
+            return network
+    else:
+        state = read_weights(path, key)
+    return read_extra_state(state['_extra_state'])['network'] if '_extra_state' in state else {}
+
+
+def read_extra_state(state: Tensor) -> dict:
+    """What a checkpoint tells beside its tensors (`AlignIQA.get_extra_state`); ValueError where that cannot be read."""
+    try:
+        saved = json.loads(bytes(state.tolist()))
+    except (TypeError, ValueError):
+        saved = None
+    kinds = {'network': dict, 'frozen': dict, 'trained': bool}
+    if not isinstance(saved, dict) or not all(isinstance(saved.get(key), kind) for key, kind in kinds.items()):
+        raise ValueError('the checkpoint does not tell of which network it is: its _extra_state cannot be read.')
+    return saved
 
 
 def dequantise(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from scipy import stats
 from typer.testing import CliRunner
 
+from align_iqa_plugin.agreement import agreement
 from align_iqa_plugin.cli import app
-from align_iqa_plugin.cli.evaluate import agreement
 
 OPTIONS = Path(__file__).resolve().parents[1] / 'options' / 'train' / 'AlignIQA' / 'align_iqa.yml'
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from align_iqa_plugin import __version__
-from align_iqa_plugin.cli import bench, data, evaluate, score, train
+from align_iqa_plugin.cli import bench, data, evaluate, export, protocol, score, train
 
 app = typer.Typer(
     help='Align-IQA, a quality metric for AI-generated images.',
@@ -36,5 +36,8 @@ def main(
 app.command()(score.score)
 app.add_typer(data.commands, name='data')
 app.command()(train.train)
+app.command()(protocol.protocol)
+app.command()(protocol.results)
 app.command()(evaluate.evaluate)
+app.command()(export.export)
 app.command()(bench.bench)

@@ -1,10 +1,15 @@
 """`align-iqa evaluate`: how well the metric agrees with the opinion scores of one split of a data set."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from align_iqa_plugin.cli.errors import refuse
+
+_refuse = partial(refuse, 'evaluate')
 
 
 def evaluate(
@@ -27,9 +32,10 @@ def evaluate(
     from rich.console import Console
     from rich.progress import track
 
+    from align_iqa_plugin.agreement import agreement
     from align_iqa_plugin.aigc_dataset import AIGCIQADataset
     from align_iqa_plugin.align_iqa_arch import AlignIQA
-    from align_iqa_plugin.cli.train import read_options
+    from align_iqa_plugin.options import read_options
 
     section, network = {}, {}
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
@@ -67,37 +73,3 @@ def evaluate(
             for path, score, mos in zip(paths, scores, opinions, strict=True)
         ]
         output.write_text(json.dumps({'split': split, 'phase': phase, **numbers, 'images': rows}, indent=1))
-
-
-def agreement(scores: list[float], opinions: list[float]) -> dict[str, float | None]:
-    """Signed correlations of scores with opinion scores, and the error in the unit of the opinions, by pyiqa's functions.
-
-    PLCC_fitted is None where the logistic fit does not converge.
-    """
-    import numpy as np
-    from pyiqa.metrics.correlation_coefficient import (
-        calculate_krcc,
-        calculate_plcc,
-        calculate_rmse,
-        calculate_srcc,
-        fit_curve,
-    )
-
-    scores, opinions = np.asarray(scores), np.asarray(opinions)
-    try:
-        fitted = float(calculate_plcc(fit_curve(scores, opinions), opinions))
-    except RuntimeError:  # scipy's word for a fit without an optimum
-        fitted = None
-    return {
-        'SRCC': float(calculate_srcc(scores, opinions)),
-        'PLCC': float(calculate_plcc(scores, opinions)),
-        'PLCC_fitted': fitted,
-        'KRCC': float(calculate_krcc(scores, opinions)),
-        'RMSE': float(calculate_rmse(scores, opinions)),
-        'n': len(scores),
-    }
-
-
-def _refuse(sentence: str) -> None:
-    typer.echo(f'align-iqa evaluate: {sentence}', err=True)
-    raise typer.Exit(2)

@@ -1,13 +1,18 @@
 """`align-iqa protocol`: one training file on many folds; `align-iqa results`: their results as a page."""
 
 import enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from align_iqa_plugin.cli.errors import refuse, stop
 
-class Split(str, enum.Enum):
+_stop = partial(stop, 'protocol')
+
+
+class Split(str, enum.Enum):  # noqa: UP042  Python 3.10 has no StrEnum
     prompt = 'prompt'
     image = 'image'
     generator = 'generator'
@@ -21,7 +26,9 @@ def protocol(
     ] = Split.prompt,
     folds: Annotated[str | None, typer.Option(help="'1-3,7', or generators: 'AttnGAN,glide'. All of them by default.")] = None,
     output: Annotated[Path | None, typer.Option(help='Results file; results_NAME_SPLIT.json by default.')] = None,
-    overrides: Annotated[list[str] | None, typer.Option('--set', help='KEY=VALUE in place of the training file.')] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option('--set', help='Change a key of the file, such as manual_seed=1; may be repeated.')
+    ] = None,
 ) -> None:
     """Train on every fold, test each once, and write all numbers to a results file.
 
@@ -31,7 +38,7 @@ def protocol(
     from align_iqa_plugin.options import check_options, read_options
 
     try:
-        options = read_options(option, overrides or ())
+        options = read_options(option, changes or ())
         check_options(options)
     except (ValueError, FileNotFoundError) as error:
         _stop(2, str(error))
@@ -70,14 +77,8 @@ def results(
     try:
         page = results_page(files)
     except ValueError as error:
-        typer.echo(f'align-iqa results: {error}', err=True)
-        raise typer.Exit(2) from None
+        refuse('results', str(error))
     if output is None:
         typer.echo(page, nl=False)
     else:
         output.write_text(page, encoding='utf-8')
-
-
-def _stop(status: int, sentence: str) -> None:
-    typer.echo(f'align-iqa protocol: {sentence}', err=True)
-    raise typer.Exit(status)

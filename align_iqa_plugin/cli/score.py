@@ -9,16 +9,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path, PurePosixPath
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
+
+from align_iqa_plugin.cli.errors import refuse
 
 SAMPLES = Path(__file__).parents[1] / 'samples'
 TABLE_ROWS = 40  # more rows than this are printed only where no --output takes them
 OUTPUT_ENDINGS = ('.csv', '.json', '.parquet')
+
+_refuse = partial(refuse, 'score')
 
 
 @dataclass
@@ -506,8 +511,3 @@ def _sentence(error: Exception) -> str:
 
 def _say(sentence: str) -> None:
     typer.echo(sentence, err=True)
-
-
-def _refuse(sentence: str) -> NoReturn:
-    typer.echo(f'align-iqa score: {sentence}', err=True)
-    raise typer.Exit(2)

@@ -1,9 +1,14 @@
 """`align-iqa train`: one option file, with the current folder as root."""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
+
+from align_iqa_plugin.cli.errors import stop
+
+_stop = partial(stop, 'train')
 
 
 def train(
@@ -11,14 +16,20 @@ def train(
     resume: Annotated[
         bool, typer.Option('--resume', help='Go on with the experiment of this name, exactly as if it had not been stopped.')
     ] = False,
+    changes: Annotated[
+        list[str] | None, typer.Option('--set', help='Change a key of the file, such as train.optim.lr=1e-4; may be repeated.')
+    ] = None,
 ) -> None:
     """Train from a YAML file; experiments/NAME/ under the current folder takes the log and the checkpoints.
 
     Without --resume an experiment of the same name is renamed. Several GPUs: torchrun --nproc-per-node N -m
     align_iqa_plugin.cli train --opt FILE. Ctrl-C and SIGTERM save before they stop.
     """
+    from align_iqa_plugin.options import check_options, read_options
+
     try:
-        options = read_options(option)
+        options = read_options(option, changes or ())
+        check_options(options)
     except ValueError as error:
         _stop(2, str(error))
 
@@ -36,27 +47,3 @@ def train(
     for dataset, metrics in best.items() if data_parallel.rank() == 0 else ():
         scores = ', '.join(f'{name} {result["val"]:.4f}' for name, result in metrics.items())
         typer.echo(f'{dataset}: {scores} (best, at iteration {next(iter(metrics.values()))["iter"]})')
-
-
-def read_options(path: Path) -> dict:
-    """A training file as plain data; ValueError with one sentence where it cannot be one."""
-    import yaml
-
-    if not path.is_file():
-        raise ValueError(f'there is no training file {path}.')
-    try:
-        # before pyiqa reads it, whose loader would run code in it
-        options = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path} is not valid YAML: {" ".join(str(error).split())}.') from error
-    for key in ('name', 'datasets', 'network', 'train', 'val', 'logger', 'path'):
-        if not isinstance(options, dict) or key not in options:
-            raise ValueError(f"{path} lacks the key '{key}': options/train/AlignIQA/ has complete files to start from.")
-    if not isinstance(options['datasets'], dict) or not isinstance(options['datasets'].get('train'), dict):
-        raise ValueError(f"{path} lacks the section 'train' under 'datasets'.")
-    return options
-
-
-def _stop(status: int, sentence: str) -> NoReturn:
-    typer.echo(f'align-iqa train: {sentence}', err=True)
-    raise typer.Exit(status)

@@ -43,7 +43,7 @@ class SemanticGuide(nn.Module):
             unless `vlm_weights` is given; the mean, the deviation and the activation that they were trained with are
             used in both cases. None, with `vlm_weights`: those that open_clip takes where nothing is said.
         vlm_weights: a local file with these weights, both towers, as open_clip's state dict: .safetensors, or
-            .pt / .pth that holds plain tensors.
+            .pt / .pth that holds plain tensors. 'random': none yet, as for a checkpoint that holds them itself.
         prompt_dropout: share of the prompts, 0 to 1, that are left out at random (torch's generator) in training mode.
         dim: width of the guidance tokens.
 
@@ -235,6 +235,13 @@ def _load_vlm(vlm: str, vlm_pretrained: str | None, vlm_weights: str | None) -> 
             f'open_clip has no weights named {vlm_pretrained!r} for {vlm!r}: '
             f'set {choice}vlm_weights to a local file with the weights.'
         )
+    facts = {
+        # of the published weights, which open_clip cannot know when it is given a file
+        'force_preprocess_cfg': {key: published.get(key) for key in ('mean', 'std')},
+        'force_quick_gelu': published.get('quick_gelu', False),
+    }
+    if vlm_weights == 'random':
+        return open_clip.create_model(vlm, **facts)
     if vlm_weights and not Path(vlm_weights).is_file():
         raise FileNotFoundError(
             f'There is no file {str(vlm_weights)!r}: set vlm_weights to a file with the weights of {vlm!r}.'
@@ -245,9 +252,7 @@ def _load_vlm(vlm: str, vlm_pretrained: str | None, vlm_weights: str | None) -> 
             # A whole path, since a bare file name may also be the name of published weights.
             pretrained=str(Path(vlm_weights).resolve()) if vlm_weights else vlm_pretrained,
             require_pretrained=True,
-            # Facts of the published weights, which open_clip cannot know when it is given a file.
-            force_preprocess_cfg={key: published.get(key) for key in ('mean', 'std')},
-            force_quick_gelu=published.get('quick_gelu', False),
+            **facts,
         )
     # open_clip, safetensors, torch and the hub share no class of errors, and each has many.
     except Exception as error:
