@@ -139,12 +139,14 @@ class AlignIQAModel(GeneralIQAModel):
         self.optimizers.append(self.optimizer)
 
     def _layers_above(self, name: str) -> int:
-        """How many steps a parameter of the backbone lies below its end; 0 outside of the backbone."""
-        if not name.startswith('backbone.vit.') or name.startswith(('backbone.vit.norm.', 'backbone.vit.fc_norm.')):
+        """How many layers of the backbone, its embedding the lowest, follow on that of a parameter; 0 outside of it."""
+        if not name.startswith('backbone.'):
             return 0
         depth = len(self.net.backbone.vit.blocks)
         block = re.match(r'backbone\.vit\.blocks\.(\d+)\.', name)
-        return depth - int(block[1]) if block else depth + 1
+        if block:
+            return depth - int(block[1])
+        return 1 if name.startswith('backbone.vit.norm.') else depth + 1
 
     # One step
 

@@ -5,9 +5,10 @@ small, so there is no gain in sending gradients while others are still computed,
 parameters need no special case.
 """
 
+import itertools
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch
@@ -17,40 +18,52 @@ from torch import Tensor
 
 # What the processes do between two exchanges takes seconds; one that takes longer than this has died without a word
 PATIENCE = timedelta(minutes=10)
+_trainings = itertools.count()
+
+
+class ProcessLost(RuntimeError):
+    """Another process of the training stopped; the message says why, where that is known."""
 
 
 @contextmanager
 def joined(*, gpu: bool) -> Iterator[None]:
     """Inside, the processes that torchrun started belong together (NCCL on GPUs, gloo on CPUs).
 
-    An exception in one of them ends the others, whose exception then names it.
+    Raises:
+        ProcessLost: another process raised an exception, or died.
     """
-    world_size = int(os.environ.get('WORLD_SIZE', '1'))
-    if world_size == 1:
+    count = int(os.environ.get('WORLD_SIZE', '1'))
+    if count == 1:
         yield
         return
-    rank = int(os.environ['RANK'])
+    number = int(os.environ['RANK'])
     if gpu:
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-    store, *_ = next(dist.rendezvous('env://', rank, world_size, timeout=PATIENCE))
-    dist.init_process_group('nccl' if gpu else 'gloo', store=store, rank=rank, world_size=world_size, timeout=PATIENCE)
+    store, *_ = next(dist.rendezvous('env://', number, count, timeout=PATIENCE))
+    # what earlier trainings of these processes left in the store must not be found
+    store = dist.PrefixStore(f'training {next(_trainings)}', store)
+    dist.init_process_group('nccl' if gpu else 'gloo', store=store, rank=number, world_size=count, timeout=PATIENCE)
     try:
         yield
+    except ProcessLost as lost:
+        raise ProcessLost(_told(store) or str(lost)) from lost
     except Exception as error:
-        first = _first_failure(store, f'process {rank} of {world_size} stopped: {error}')
-        if first and not first.startswith(f'process {rank} '):
-            raise RuntimeError(first) from error
+        _tell(store, f'process {number} of {count} stopped: {error}')
         raise
     finally:
         dist.destroy_process_group()
 
 
-def _first_failure(store: dist.Store, mine: str) -> str:
-    """The first failure that any process has told; '' where the process that keeps them is gone."""
-    try:
-        return store.compare_set('failure', '', mine).decode()
-    except RuntimeError:
-        return ''
+def _tell(store: dist.Store, failure: str) -> None:
+    with suppress(RuntimeError):  # the process that keeps the store may be the one that is gone
+        store.set('failure', failure)
+
+
+def _told(store: dist.Store) -> str:
+    with suppress(RuntimeError):
+        if store.check(['failure']):
+            return store.get('failure').decode()
+    return ''
 
 
 def rank() -> int:
@@ -66,8 +79,15 @@ def world_size() -> int:
 def summed(tensor: Tensor) -> Tensor:
     """The sum over the processes; `tensor` itself is changed."""
     if world_size() > 1:
-        dist.all_reduce(tensor)
+        _exchange(dist.all_reduce, tensor)
     return tensor
+
+
+def _exchange(how: Callable, *arguments) -> None:
+    try:
+        how(*arguments)
+    except RuntimeError as error:  # gloo and NCCL have no class of their own for it
+        raise ProcessLost(f'another process is gone ({" ".join(str(error).split())[:200]}).') from error
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
@@ -99,7 +119,7 @@ def make_equal(tensors: Iterable[Tensor]) -> None:
     """Give every process the values of process 0."""
     if world_size() > 1:
         for tensor in tensors:
-            dist.broadcast(tensor, 0)
+            _exchange(dist.broadcast, tensor, 0)
 
 
 def sum_gradients(parameters: list[Tensor]) -> None:

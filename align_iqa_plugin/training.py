@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from .align_iqa_model import AlignIQAModel
 from .batches import Batches, Samples, build_loader, seed_everything
-from .data_parallel import any_process, joined, make_equal, rank, share, wait_for_all, whole, world_size
+from .data_parallel import ProcessLost, any_process, joined, make_equal, rank, share, wait_for_all, whole, world_size
 from .run_state import latest_run_state, run_states, save_run_state
 
 PRINT_EVERY = 10  # iterations, where logger.print_freq does not say
@@ -74,7 +74,14 @@ def train(options: dict, *, root: Path, resume: bool = False) -> dict[str, dict[
         TrainingError: a loss that is no number, a full disk, an image that cannot be read, another process that died.
         Interrupted: by Ctrl-C or SIGTERM; what was done is saved.
     """
-    given, options = options, _completed(options, Path(root))
+    try:
+        return _train(options, Path(root), resume)
+    except ProcessLost as lost:
+        raise TrainingError(str(lost)) from lost
+
+
+def _train(given: dict, root: Path, resume: bool) -> dict[str, dict[str, dict]]:
+    options = _completed(given, root)
     with ExitStack() as stack:
         stop = stack.enter_context(_signals())
         stack.enter_context(joined(gpu=options['num_gpu'] > 0))
@@ -82,7 +89,7 @@ def train(options: dict, *, root: Path, resume: bool = False) -> dict[str, dict[
         device = torch.device('cuda' if options['num_gpu'] else 'cpu')
         states = Path(options['path']['training_states'])
         if rank() == 0:
-            _make_folders(options, Path(root), keep=resume and bool(run_states(states)))
+            _make_folders(options, root, keep=resume and bool(run_states(states)))
         wait_for_all(device)
         logger = stack.enter_context(_log_file(states.parent / f'train_{options["name"]}_{get_time_str()}.log'))
         logger.info(f'{get_env_info()}\n{yaml.safe_dump(given, sort_keys=False)}', extra={'quiet': True})
@@ -96,7 +103,7 @@ def train(options: dict, *, root: Path, resume: bool = False) -> dict[str, dict[
             (states.parent / 'options.yml').write_text(yaml.safe_dump(given, sort_keys=False), encoding='utf-8')
         tb_logger = None
         if options['logger'].get('use_tb_logger') and rank() == 0:
-            tb_logger = init_tb_logger(log_dir=str(Path(root) / 'tb_logger' / options['name']))
+            tb_logger = init_tb_logger(log_dir=str(root / 'tb_logger' / options['name']))
             stack.callback(tb_logger.close)
 
         options['manual_seed'] = _agreed_seed(options.get('manual_seed'), device)

@@ -200,7 +200,10 @@ def tiny_options(tiny_images) -> dict:
             'backbone_weights': 'random',
             'input_size': 32,
             'injection_options': {'first_block': 4, 'bottleneck': 8},
+            # every part has something to train
+            'aggregation': 'msfa_pyramid',
             'aggregation_options': {'channels': 8},
+            'head': 'mlp',
         },
         'path': {},
         'train': {

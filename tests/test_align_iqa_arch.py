@@ -8,6 +8,7 @@ import torch
 from align_iqa_plugin.align_iqa_arch import AlignIQA
 from align_iqa_plugin.guides import GUIDES
 from align_iqa_plugin.guides.saliency import SaliencyGuide
+from align_iqa_plugin.head import HEADS
 from align_iqa_plugin.register import register_archs
 
 TINY = {'backbone': 'vit_tiny_patch16_224', 'backbone_weights': 'random', 'input_size': 64}
@@ -118,23 +119,29 @@ def test_what_plain_blocks_gave_before_saves_their_work_and_changes_nothing():
     assert torch.equal(net(image, plain=plain), net(image))
 
 
-@pytest.mark.parametrize('head', ['mlp', 'linear'])
+def fitted(net):
+    """The network with a head that is fitted to noise."""
+    generator = torch.Generator().manual_seed(0)
+    vectors, scores = (torch.randn(12, width, generator=generator) for width in (net.msfa.width, net.config['targets']))
+    net.head.fit(vectors, scores, alpha=0.1, folds=list(range(12)))
+    return net
+
+
+@pytest.mark.parametrize('head', HEADS)
 def test_several_targets_are_several_scores_in_the_order_of_the_head(head):
-    net = open_gates(network(targets=3, head=head))
-    torch.nn.init.normal_(net.head.probe.weight)
+    net = fitted(open_gates(network(targets=3, head=head)))
     image = torch.rand(2, 3, 64, 64)
     scores = net(image)
     assert scores.shape == (2, 3)
-    net.head.probe.bias += torch.tensor([0.0, 1.0, 0.0])
+    net.head.bias += torch.tensor([0.0, 1.0, 0.0])
     torch.testing.assert_close(net(image) - scores, torch.tensor([[0.0, 1.0, 0.0]]).expand(2, 3), atol=1e-4, rtol=0)
 
 
 def test_a_checkpoint_of_several_targets_gives_its_first_ones_to_a_network_of_fewer():
-    net = open_gates(network(targets=3, head_options={'hidden': 3}))
-    torch.nn.init.normal_(net.head.probe.weight)
+    net = fitted(open_gates(network(targets=3, head_options={'components': 3})))
     image = torch.rand(2, 3, 64, 64)
     for targets in (1, 2, 3):
-        other = network(trained=False, targets=targets, head_options={'hidden': 3})
+        other = network(trained=False, targets=targets, head_options={'components': 3})
         other.load_state_dict(net.state_dict())
         torch.testing.assert_close(other(image), net(image)[:, :targets])
 

@@ -27,7 +27,6 @@ def work(tmp_path_factory):
         'guide_options': {'dim': 32},
         'injection_options': {'first_block': 6},
         'stages': 3,
-        'aggregation_options': {'channels': 8},
     }
     net = AlignIQA(**network)
     for parameter in net.parameters():

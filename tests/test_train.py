@@ -47,7 +47,6 @@ def work(tmp_path_factory):
         'backbone': 'vit_tiny_patch16_224',
         'backbone_weights': str(root / 'backbone.safetensors'),
         'input_size': 64,
-        'aggregation_options': {'channels': 8},
     }
     for section in options['datasets'].values():
         section |= {'dataroot_target': str(images.parent), 'mos_range': [0, 5], 'batch_size_per_gpu': 4}
