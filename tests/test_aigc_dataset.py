@@ -371,7 +371,8 @@ def test_photographs_without_prompts_go_through_the_same_door(data_folder, tmp_p
     folder = data_folder / 'LIVE-Challenge-subset'
     options = section(folder, meta_info_file=str(folder / 'labels.csv'), prompt_column=None, further_score_columns=['std'])
     options |= {'split_index': 1, 'split_ratio': '712', 'mos_range': [0, 100], 'batch_size_per_gpu': 8}
-    assert '500 x 500, 608 x 608' in refusal(options)
+    message = refusal({**options, 'split_index': None})
+    assert 'images of 3 sizes (500 x 500, 608 x 608, 960 x 640, height x width)' in message
     phases = []
     for phase in ('train', 'val', 'test'):
         dataset = build_dataset({**options, 'phase': phase, 'input_size': [224, 224], 'image_cache': str(tmp_path / 'cache')})

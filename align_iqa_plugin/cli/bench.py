@@ -1,4 +1,4 @@
-"""`align-iqa bench`: what Align-IQA costs beside its bare backbone, as ratios from one run on one machine."""
+"""`align-iqa bench`: what Align-IQA costs beside its bare backbone, and what `image_cache` saves, as ratios from one run."""
 
 from typing import Annotated
 
@@ -10,7 +10,8 @@ def bench(
     repeats: Annotated[int, typer.Option(min=1, help='Timed runs of each; the median counts.')] = 5,
     device: Annotated[str | None, typer.Option(help='cpu, cuda ...; the GPU if there is one.')] = None,
 ) -> None:
-    """Forward time, peak memory and trained parameters against timm's bare ViT; a training step against full fine-tuning.
+    """Forward time, peak memory and trained parameters against timm's bare ViT; a training step against full fine-tuning;
+    reading a batch of 512 x 512 JPEGs for the network, with `image_cache` against without.
 
     Each figure is measured in a process of its own, since the peak of a process never goes down.
     """
@@ -37,20 +38,25 @@ def bench(
     table = Table(box=box.SIMPLE, title=f'batch {batch_size}, median of {repeats}, ratio to the first of its kind')
     for column in ('', 'time', 'ratio', 'memory', 'ratio', 'trained'):
         table.add_column(column, justify='left' if not column else 'right', no_wrap=True)
-    for case, figure in figures.items():
-        base = figures['backbone, forward' if 'forward' in case else 'backbone, fine-tuning step']
+    for number, (case, figure) in enumerate(figures.items()):
+        base = figures[CASES[number - number % 2]]
         table.add_row(
             case,
-            f'{figure["seconds"]:.2f} s',
+            f'{figure["seconds"]:.3f} s',
             f'{figure["seconds"] / base["seconds"]:.2f}',
             f'{figure["megabytes"]:.0f} MB',
             f'{figure["megabytes"] / base["megabytes"]:.2f}',
-            f'{figure["trained"] / 1e6:.2f} M',
+            f'{figure["trained"] / 1e6:.2f} M' if 'trained' in figure else '',
         )
     Console().print(table)
 
 
-CASES = ('backbone, forward', 'align_iqa, forward', 'backbone, fine-tuning step', 'align_iqa, training step')
+CASES = (
+    # in pairs, the first of which is what the second is measured against
+    *('backbone, forward', 'align_iqa, forward'),
+    *('backbone, fine-tuning step', 'align_iqa, training step'),
+    *('reading, from JPEGs', 'reading, image_cache'),
+)
 
 
 def measure(case: str, batch_size: int, repeats: int, device: str) -> dict[str, float]:
@@ -62,9 +68,38 @@ def measure(case: str, batch_size: int, repeats: int, device: str) -> dict[str, 
 
     import torch
 
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    reading = case.startswith('reading')
+    run, figures = _reading(case, batch_size) if reading else _network(case, batch_size, device)
+
+    def resident(line: str) -> float:
+        status = Path('/proc/self/status').read_text()
+        return float(status.split(f'{line}:')[1].split()[0]) / 1e3
+
+    gc.collect()
+    if device == 'cpu' or reading:
+        before = resident('VmRSS')
+        Path('/proc/self/clear_refs').write_text('5')  # Linux: forget the peak so far
+        run(), run()  # the first step makes the optimizer's state, which the second one holds from its start
+        figures['megabytes'] += resident('VmHWM') - before
+    else:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(), run()
+        figures['megabytes'] += (torch.cuda.max_memory_allocated() - before) / 1e6
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return figures | {'seconds': statistics.median(seconds)}
+
+
+def _network(case, batch_size, device):
+    import torch
+
     from align_iqa_plugin.align_iqa_arch import AlignIQA
 
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     train = 'step' in case
     network = AlignIQA(pretrained=True).to(device).train(train)
     if case.startswith('backbone'):
@@ -82,29 +117,30 @@ def measure(case: str, batch_size: int, repeats: int, device: str) -> dict[str, 
         if device != 'cpu':
             torch.cuda.synchronize()
 
-    def resident(line: str) -> float:
-        status = Path('/proc/self/status').read_text()
-        return float(status.split(f'{line}:')[1].split()[0]) / 1e3
+    return run, {
+        'megabytes': sum(p.numel() * p.element_size() for p in network.parameters()) / 1e6,
+        'trained': sum(p.numel() for p in network.parameters() if p.requires_grad),
+    }
 
-    megabytes = sum(p.numel() * p.element_size() for p in network.parameters()) / 1e6
-    gc.collect()
-    if device == 'cpu':
-        before = resident('VmRSS')
-        Path('/proc/self/clear_refs').write_text('5')  # Linux: forget the peak so far
-        run(), run()  # the first step makes the optimizer's state, which the second one holds from its start
-        megabytes += resident('VmHWM') - before
-    else:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(), run()
-        megabytes += (torch.cuda.max_memory_allocated() - before) / 1e6
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    return {'seconds': statistics.median(seconds), 'megabytes': megabytes, 'trained': trained}
+
+def _reading(case, batch_size):
+    """A batch as training gets it, in one process; both times up to images of the network's own size."""
+    import tempfile
+
+    import torch
+
+    from align_iqa_plugin.aigc_dataset import AIGCIQADataset
+    from align_iqa_plugin.cli.score import SAMPLES
+
+    section = {'meta_info_file': str(SAMPLES / 'samples.csv'), 'score_column': 'mos_quality', 'input_size': 224}
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = AIGCIQADataset(section | ({'image_cache': folder} if 'image_cache' in case else {}))
+        dataset[0]  # maps the file of the cache, which may then be deleted
+
+    def run():
+        torch.stack([dataset[index % len(dataset)]['img'] for index in range(batch_size)])
+
+    return run, {'megabytes': 0.0}
 
 
 if __name__ == '__main__':
