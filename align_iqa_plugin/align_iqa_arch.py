@@ -48,7 +48,9 @@ def _completed_from_file(init):
     def completed(self, **given):
         if (path := given.get('pretrained_model_path')) is not None:
             saved = read_network(path, 'pretrained_model_path')
-            saved = {key: value for key, value in saved.items() if key in inspect.signature(init).parameters}
+            # all but the number of targets: as a metric, a network of several scores gives the main one
+            possible = inspect.signature(init).parameters.keys() - {'targets'}
+            saved = {key: value for key, value in saved.items() if key in possible}
             given = saved | given
             if saved.get('backbone_weights') == 'random':
                 given['backbone_weights'] = 'random'
@@ -85,7 +87,8 @@ class AlignIQA(nn.Module):
         targets: number of scores for an image, such as quality, alignment, authenticity; the first one is the main score.
         head_options: keywords of the head, such as ``{components: 128}``.
         pretrained: load the model that the package carries.
-        pretrained_model_path: load a file of one's own training instead. Keywords that are not given are taken from it.
+        pretrained_model_path: load a file of one's own training instead. Keywords that are not given are taken from it, except
+            `targets`.
             - a file of `align-iqa export` holds all weights: those that other keywords name are not read;
             - a checkpoint of the training holds the trained part: the frozen parts have to be those that it was trained on;
             - a file of tensors alone, without a word on its network, has to hold all of them, and counts as trained.

@@ -1,9 +1,9 @@
 """One training file on many folds of a data set: train each, test it once, keep every number with its provenance.
 
 A results file is JSON, written after every fold, whole or not at all:
-    what was run: `name`, `options` (the training file as plain data), `split` (prompt, image or generator), `environment`;
-    `folds`: {fold: {column, seed, images {train, val, test}, data_sha256, iteration, val {SRCC ...}, test {SRCC ...},
-        start {SRCC ...} (the network before the first step, on test), generator_floor {SRCC ...}, network_sha256, environment}}
+    what was run: `name`, `options` (the training file as plain data), `split` (prompt, image or generator);
+    `folds`: {fold: {column, seed, images {train, val, test}, data_sha256, best (validation scores), iteration,
+        test {SRCC ...}, generator_floor {SRCC ...}, network_sha256, environment}}
 Folds that are in the file already are not run again.
 """
 
@@ -26,7 +26,7 @@ from .agreement import agreement
 from .aigc_dataset import AIGCIQADataset
 from .align_iqa_arch import AlignIQA
 from .frozen_cache import FrozenCache
-from .labels import read_labels
+from .labels import Labels, read_labels
 from .run_state import write_whole
 from .splits import SPLITS, content_hashes, generator_split_name, image_split_name, split_by_name, split_name
 from .training import train
@@ -40,10 +40,14 @@ PACKAGES = ('align-iqa-plugin', 'torch', 'timm', 'pyiqa', 'numpy', 'scipy')
 NAMES_ONLY = ('name', 'manual_seed')  # of a training file, what two runs of one recipe may differ in, with the paths
 
 
-def fold_columns(kind: str, data: str | Path) -> dict[str, str]:
-    """The split column of every fold of a kind, by the fold's name: '1' to '10', or a generator's name."""
+def fold_columns(kind: str, section: Mapping) -> dict[str, str]:
+    """The split column of every fold of a kind, by the fold's name: '1' to '10', or a generator's name.
+
+    Args:
+        section: of a data set in a training file.
+    """
     if kind == 'generator':
-        labels = read_labels(data)
+        labels = _labels(section)
         if 'generator' not in labels.header:
             raise ValueError(f'{labels.source} does not tell which generator an image is of, so none can be left out.')
         return {name: generator_split_name(name) for name in sorted(set(labels.column('generator')))}
@@ -84,8 +88,7 @@ def run_protocol(
     Raises:
         ValueError: `output` holds results of another recipe, or the options cannot be trained.
     """
-    data = options['datasets']['train']['dataroot_target']
-    columns = fold_columns(kind, data)
+    columns = fold_columns(kind, options['datasets']['train'])
     results = {'name': options['name'], 'split': kind, 'options': copy.deepcopy(dict(options)), 'folds': {}}
     if output.exists():
         kept = read_results(output)
@@ -150,30 +153,34 @@ def _run_fold(options: Mapping, kind: str, fold: str, column: str, root: Path) -
     models = root / 'experiments' / options['name'] / 'models'
     network = {key: value for key, value in options['network'].items() if key != 'type'}
     section = next((s for phase, s in options['datasets'].items() if phase.startswith('val')), options['datasets']['train'])
-    datasets = {phase: AIGCIQADataset({**section, 'name': phase, 'phase': phase}) for phase in ('val', 'test')}
-
-    def tested(checkpoint: str, phase: str) -> dict:
-        net = AlignIQA(**network, pretrained_model_path=str(models / checkpoint))
-        return agreement(*_scores(net, datasets[phase], options))
-
-    labels = read_labels(section['dataroot_target'])
+    dataset = AIGCIQADataset({**section, 'name': 'test', 'phase': 'test'})
+    net = AlignIQA(**network, pretrained_model_path=str(models / 'net_best.pth'))
+    labels = _labels(section)
     phases = split_by_name(labels, column, contents := content_hashes([row.path for row in labels.rows]))
     result = {
         'column': column,
         'seed': options.get('manual_seed'),
         'images': {phase: phases.count(phase) for phase in ('train', 'val', 'test')},
         'data_sha256': _data_hash(labels, contents),
-        'iteration': max((metric['iter'] for metrics in best.values() for metric in metrics.values()), default=None),
-        'val': tested('net_best.pth', 'val'),
-        'test': tested('net_best.pth', 'test'),
+        'best': {name: {metric: numbers['val'] for metric, numbers in metrics.items()} for name, metrics in best.items()},
+        'iteration': next((numbers['iter'] for metrics in best.values() for numbers in metrics.values()), None),
+        'test': agreement(*_scores(net, dataset, options)),
         'network_sha256': hashlib.sha256((models / 'net_best.pth').read_bytes()).hexdigest(),
         'environment': environment(),
     }
-    if (models / 'net_start.pth').exists():
-        result['start'] = tested('net_start.pth', 'test')
     if kind != 'generator' and 'generator' in labels.header:
         result['generator_floor'] = _generator_floor(labels, phases)
     return result
+
+
+def _labels(section: Mapping) -> Labels:
+    return read_labels(
+        section.get('meta_info_file') or section['dataroot_target'],
+        images=section.get('dataroot_target'),
+        image_column=section.get('image_column'),
+        score_column=section.get('score_column'),
+        prompt_column=section.get('prompt_column', 'prompt'),
+    )
 
 
 @torch.no_grad()
@@ -191,7 +198,7 @@ def _scores(net: AlignIQA, dataset: AIGCIQADataset, options: Mapping) -> tuple[l
     return scores, opinions
 
 
-def _generator_floor(labels, phases: Sequence[str]) -> dict:
+def _generator_floor(labels: Labels, phases: Sequence[str]) -> dict:
     """What is predicted without looking at a pixel: the mean training score of an image's generator."""
     rows = list(zip(labels.column('generator'), [row.score for row in labels.rows], phases, strict=True))
     known: dict[str, list[float]] = {}
@@ -206,7 +213,7 @@ def _generator_floor(labels, phases: Sequence[str]) -> dict:
     return agreement(*map(list, zip(*tests, strict=True)))
 
 
-def _data_hash(labels, contents: Sequence[str]) -> str:
+def _data_hash(labels: Labels, contents: Sequence[str]) -> str:
     """Of the labels in use and of every image's name and content, in the order of the table."""
     digest = hashlib.sha256()
     for row, content in zip(labels.rows, contents, strict=True):

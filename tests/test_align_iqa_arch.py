@@ -18,7 +18,9 @@ VARIANTS = [
     {'guide': 'saliency', 'injection': 'cgi', 'injection_options': {'first_block': 0}},
     {'guide': 'saliency', 'injection': 'vpt_add'},
     {'guide': 'saliency', 'injection': 'vpt_concat'},
-    {'aggregation': 'last_map'},
+    {'aggregation': 'last_map', 'head': 'mlp'},
+    {'aggregation': 'msfa_pyramid', 'head': 'mlp'},
+    {'head': 'linear'},
     {'aggregation': 'none'},
     {'stages': 3},
     PLAIN,
@@ -27,10 +29,13 @@ VARIANTS = [
 
 
 def network(trained=True, **options):
-    """Random weights: `trained` says for the test that they may be used."""
+    """Random weights, and a head that is fitted to noise: `trained` says for the test that they may be used."""
     torch.manual_seed(0)
     net = AlignIQA(**TINY | options)
-    net.is_trained = trained
+    if trained:
+        vectors, scores = torch.randn(12, net.msfa.width), torch.randn(12, net.config['targets'])
+        net.head.fit(vectors, scores, alpha=0.1, folds=list(range(12)))
+        net.is_trained = True
     return net.eval()
 
 
@@ -119,17 +124,9 @@ def test_what_plain_blocks_gave_before_saves_their_work_and_changes_nothing():
     assert torch.equal(net(image, plain=plain), net(image))
 
 
-def fitted(net):
-    """The network with a head that is fitted to noise."""
-    generator = torch.Generator().manual_seed(0)
-    vectors, scores = (torch.randn(12, width, generator=generator) for width in (net.msfa.width, net.config['targets']))
-    net.head.fit(vectors, scores, alpha=0.1, folds=list(range(12)))
-    return net
-
-
 @pytest.mark.parametrize('head', HEADS)
 def test_several_targets_are_several_scores_in_the_order_of_the_head(head):
-    net = fitted(open_gates(network(targets=3, head=head)))
+    net = open_gates(network(targets=3, head=head))
     image = torch.rand(2, 3, 64, 64)
     scores = net(image)
     assert scores.shape == (2, 3)
@@ -138,7 +135,7 @@ def test_several_targets_are_several_scores_in_the_order_of_the_head(head):
 
 
 def test_a_checkpoint_of_several_targets_gives_its_first_ones_to_a_network_of_fewer():
-    net = fitted(open_gates(network(targets=3, head_options={'components': 3})))
+    net = open_gates(network(targets=3, head_options={'components': 3}))
     image = torch.rand(2, 3, 64, 64)
     for targets in (1, 2, 3):
         other = network(trained=False, targets=targets, head_options={'components': 3})
@@ -221,7 +218,8 @@ def test_a_checkpoint_brings_back_every_score(options, tmp_path):
 
 
 def test_a_checkpoint_does_not_hold_the_frozen_parts(tiny_vlm):
-    state = network(guide='semantic', guide_options=tiny_vlm).state_dict()
+    options = {'aggregation': 'msfa_pyramid', 'head': 'mlp'}
+    state = network(guide='semantic', guide_options=tiny_vlm, **options).state_dict()
     assert not any(key.startswith(('backbone.', 'guide.vlm.')) for key in state)
     assert {key.split('.')[0] for key in state} == {'guide', 'injection', 'msfa', 'head', '_extra_state'}
 

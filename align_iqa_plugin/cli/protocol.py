@@ -49,7 +49,7 @@ def protocol(
 
     output = output or Path(f'results_{options["name"]}_{split.value}.json')
     try:
-        possible = fold_columns(split.value, options['datasets']['train']['dataroot_target'])
+        possible = fold_columns(split.value, options['datasets']['train'])
         run_protocol(
             options,
             kind=split.value,
