@@ -132,7 +132,8 @@ def test_a_step_in_half_precision_is_near_that_in_single_precision(precision, op
     half.net.msfa.fuse[0].pointwise.register_forward_hook(lambda m, i, output: seen.append(output.dtype))
     for model in (whole, half):
         step(model, batches(options)[0])
-    assert seen == [torch.bfloat16 if precision == 'bf16' else torch.float16]
+    assert seen[-1] == (torch.bfloat16 if precision == 'bf16' else torch.float16)
+    assert set(seen[:-1]) == {torch.float32}  # the probe is fitted in full precision
     assert half.log_dict['l_mos'] == pytest.approx(whole.log_dict['l_mos'], rel=0.05)
     assert all(p.dtype == torch.float32 for p in half.trained.values())
 
