@@ -48,7 +48,7 @@ def _completed_from_file(init):
     def completed(self, **given):
         if (path := given.get('pretrained_model_path')) is not None:
             saved = read_network(path, 'pretrained_model_path')
-            # all but the number of targets: as a metric, a network of several scores gives the main one
+            # of several targets the main one, as pyiqa's tools want it, unless more are asked for
             possible = inspect.signature(init).parameters.keys() - {'targets'}
             saved = {key: value for key, value in saved.items() if key in possible}
             given = saved | given
@@ -89,9 +89,10 @@ class AlignIQA(nn.Module):
         pretrained: load the model that the package carries.
         pretrained_model_path: load a file of one's own training instead. Keywords that are not given are taken from it, except
             `targets`.
-            - a file of `align-iqa export` holds all weights: those that other keywords name are not read;
+            - a file of `align-iqa export` holds all weights;
             - a checkpoint of the training holds the trained part: the frozen parts have to be those that it was trained on;
-            - a file of tensors alone, without a word on its network, has to hold all of them, and counts as trained.
+            - a file of tensors alone, without a word on its network, has to hold all of them, and counts as trained;
+            - frozen weights that any of them holds go before those that other keywords name.
 
     Raises:
         ValueError: a name or a pair that is not possible, or weights that do not belong to the network.

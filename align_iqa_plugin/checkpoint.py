@@ -1,7 +1,6 @@
 """Weights on disk: read safely, found in the package, unpacked from int8; what they tell of their network."""
 
 import json
-import pickle
 import zipfile
 from pathlib import Path
 
@@ -32,12 +31,14 @@ def read_weights(path: str | Path, key: str) -> dict[str, Tensor]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f'{key}: there is no file {path}.')
-    if path.suffix != '.safetensors' and not zipfile.is_zipfile(path):
-        # torch's older format is a bare pickle, on which its safe reader fails in any way
-        raise ValueError(f'{key}: {path} cannot be read: it is neither .safetensors nor a whole file of torch.save.')
     try:
-        state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, 'cpu', weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        if path.suffix == '.safetensors':
+            state = load_file(path)
+        elif zipfile.is_zipfile(path):
+            state = torch.load(path, 'cpu', weights_only=True)
+        else:  # torch's older format, a bare pickle, is not read
+            raise ValueError('neither .safetensors nor of torch.save')
+    except Exception as error:  # at wrong bytes torch's safe reader fails in any way: IndexError, KeyError, struct.error ...
         raise ValueError(
             f'{key}: {path} cannot be read ({type(error).__name__}); it has to be a whole .safetensors file, or a PyTorch '
             'file of nothing but tensors.'
@@ -54,7 +55,8 @@ def read_weights(path: str | Path, key: str) -> dict[str, Tensor]:
 def read_network(path: str | Path, key: str) -> dict:
     """The keywords of `AlignIQA` that a checkpoint tells of its network; empty where it tells nothing.
 
-    A file of `align-iqa export` tells all of them; any other checkpoint leaves out where its frozen weights come from.
+    A file of `align-iqa export` tells all of them. Another tells what decides about shapes, and that no weights of the backbone
+    are needed (``backbone_weights: random``) where it holds them.
 
     Args:
         path, key, raises: as for `read_weights`.
@@ -62,16 +64,17 @@ def read_network(path: str | Path, key: str) -> dict:
     path = Path(path).expanduser()
     if path.suffix == '.safetensors' and path.is_file():
         try:
-            with safe_open(path, 'pt') as file:
+            with safe_open(path, 'pt') as file:  # without reading the large tensors
                 network = json.loads((file.metadata() or {}).get('network', '{}'))
-                state = {'_extra_state': file.get_tensor('_extra_state')} if '_extra_state' in file.keys() else {}
+                state = {name: file.get_tensor(name) if name == '_extra_state' else None for name in file.keys()}
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(f'{key}: {path} cannot be read ({type(error).__name__}): it has to be a whole file.') from error
         if isinstance(network, dict) and network:
             return network
     else:
         state = read_weights(path, key)
-    return read_extra_state(state['_extra_state'])['network'] if '_extra_state' in state else {}
+    network = read_extra_state(state['_extra_state'])['network'] if '_extra_state' in state else {}
+    return network | ({'backbone_weights': 'random'} if any(name.startswith('backbone.') for name in state) else {})
 
 
 def read_extra_state(state: Tensor) -> dict:

@@ -84,14 +84,12 @@ FROM_ZERO = _number('a whole number from 0', lambda number: number >= 0, whole=T
 NAME = _kind('a name for a folder', lambda value: isinstance(value, str) and re.fullmatch(r'[^/\\\0]*[^/\\\0. ]', value))
 NUM_GPU = Kind('auto or a whole number from 0', lambda value: value if value == 'auto' else FROM_ZERO.read(value))
 SPLIT = Kind("a whole number from 1 or a column's name", lambda value: value if isinstance(value, str) else COUNT.read(value))
-INPUT_SIZE = Kind(
-    'a whole number from 1, or [height, width]',
-    lambda value: [COUNT.read(side) for side in value] if isinstance(value, list) and len(value) == 2 else COUNT.read(value),
-)
 # keywords that the network gives to its parts
 GIVEN_TO_PARTS = ('width', 'guidance_width', 'depth', 'stages', 'targets')
 
 TEXTS = _list_of(TEXT, 'a list of texts')
+PAIR = _list_of(COUNT, 'a list [height, width]')
+SIZE = Kind(f'{COUNT.words} or {PAIR.words}', lambda value: (PAIR if isinstance(value, list) else COUNT).read(value))
 NUMBERS = _list_of(NUMBER, 'a list of numbers')
 
 DATASET = {
@@ -104,7 +102,7 @@ DATASET = {
     'prompt_column': _maybe(TEXT),
     'further_score_columns': _maybe(TEXTS),
     'split_index': _maybe(SPLIT),
-    'split_ratio': _kind("a text of three digits in quotes, such as '712'", lambda value: isinstance(value, str)),
+    'split_ratio': _kind('three digits, such as 712', lambda value: re.fullmatch(r'\d{3}', str(value))),
     'phase': _one_of('train', 'val', 'test'),
     'override_phase': _maybe(_one_of('train', 'val', 'test')),
     'mos_range': _maybe(NUMBERS),
@@ -113,7 +111,7 @@ DATASET = {
     'augment': _maybe(SECTION),
     'img_range': NUMBER,
     'image_cache': _maybe(TEXT),
-    'input_size': _maybe(INPUT_SIZE),
+    'input_size': _maybe(SIZE),
     'check_images': FLAG,
     'scale': ANYTHING,
     'use_shuffle': FLAG,
@@ -266,6 +264,8 @@ class _Check:
         return section
 
     def scheduler(self, section, key: str):
+        if section is None:
+            return None
         import torch
         from pyiqa.models import lr_scheduler
 
@@ -376,14 +376,14 @@ TOP = {
     'scale': ANYTHING,
     'datasets': _Check.datasets,
     'network': _Check.network,
-    'path': lambda check, value, key: check.section(value, PATH, key, ['resume_state']),
+    'path': PATH,
     'train': lambda check, value, key: check.section(value, TRAIN, key, []),
-    'val': lambda check, value, key: check.section(value, VAL, key, ['val_freq', 'save_img', 'metrics']),
-    'logger': lambda check, value, key: check.section(value, LOGGER, key, ['print_freq', 'save_latest_freq', 'use_tb_logger']),
+    'val': lambda check, value, key: check.section(value, VAL, key, ['metrics']),
+    'logger': LOGGER,
     'dist_params': _maybe(SECTION),
     'find_unused_parameters': FLAG,
 }
-NEEDED = ('name', 'model_type', 'num_gpu', 'datasets', 'network', 'path', 'train', 'val', 'logger')
+NEEDED = ('name', 'model_type', 'datasets', 'network', 'path', 'train', 'val', 'logger')
 
 
 def read_options(path: Path, overrides: Sequence[str] = ()) -> dict:
@@ -432,7 +432,7 @@ def check_options(options: dict) -> None:
     faults = []
     with _before_the_log(), torch.random.fork_rng(devices=[]):
         for phase, section in options['datasets'].items():
-            faults += [f'datasets.{phase}{fault}' for fault in _dataset_faults(phase, section, options['num_gpu'])]
+            faults += [f'datasets.{phase}{fault}' for fault in _dataset_faults(phase, section, options.get('num_gpu', 'auto'))]
         faults += _network_faults(options)
     resumed = options['path'].get('resume_state')
     if resumed and not Path(resumed).expanduser().is_file():

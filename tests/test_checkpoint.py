@@ -1,10 +1,12 @@
+import json
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from align_iqa_plugin.checkpoint import dequantise, read_weights
+from align_iqa_plugin.checkpoint import dequantise, read_extra_state, read_network, read_weights
 
 
 @pytest.fixture
@@ -82,3 +84,50 @@ def test_int8_weights_become_zero_point_and_scale_applied_row_by_row(values, sca
     assert state.keys() == {'w', 'layer.scale'}
     expected = [(values[3 * i + j] - zero_points[i]) * scales[i] for i in range(2) for j in range(3)]
     torch.testing.assert_close(state['w'].flatten(), torch.tensor(expected))
+
+
+def test_an_empty_file_of_tensors_and_names_that_are_no_texts_are_refused(tmp_path):
+    for content in ({}, {3: torch.ones(1)}, [torch.ones(1)], torch.ones(1), {'params': {}}):
+        torch.save(content, tmp_path / 'a.pth')
+        with pytest.raises(ValueError, match='a.pth holds no tensors by name'):
+            read_weights(tmp_path / 'a.pth', 'key')
+
+
+@pytest.mark.parametrize('name', ['a.safetensors', 'a.pth'])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_file_with_wrong_bytes_is_read_or_named_and_raises_nothing_else(name, data, state, tmp_path):
+    file = tmp_path / name
+    state['_extra_state'] = torch.tensor(list(json.dumps(TOLD).encode()), dtype=torch.uint8)
+    (save_file if name == 'a.safetensors' else torch.save)(state, file)
+    content = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    file.write_bytes(content[: data.draw(st.sampled_from([len(content), len(content) // 2]))])
+    for read in (read_weights, read_network):
+        try:
+            read(file, 'key')
+        except ValueError as error:
+            assert str(error).startswith(f'key: {file}') or 'not tell of which network' in str(error)
+
+
+TOLD = {'network': {'stages': 3}, 'frozen': {'backbone': 'abc'}, 'trained': True}
+
+
+def test_a_checkpoint_tells_its_network_and_an_export_goes_before(state, tmp_path):
+    torch.save({'params': state}, tmp_path / 'a.pth')
+    assert read_network(tmp_path / 'a.pth', 'key') == {}
+    state['_extra_state'] = torch.tensor(list(json.dumps(TOLD).encode()), dtype=torch.uint8)
+    torch.save({'params': state}, tmp_path / 'a.pth')
+    save_file(state, tmp_path / 'a.safetensors', {'format': 'pt'})
+    save_file(state, tmp_path / 'b.safetensors', {'network': json.dumps({'stages': 3, 'backbone_weights': 'random'})})
+    assert read_network(tmp_path / 'a.pth', 'key') == read_network(tmp_path / 'a.safetensors', 'key') == {'stages': 3}
+    assert read_network(tmp_path / 'b.safetensors', 'key') == {'stages': 3, 'backbone_weights': 'random'}
+
+
+@pytest.mark.parametrize('told', [b'', b'{', b'[]', b'{}', b'\xff', json.dumps({**TOLD, 'network': 3}).encode()])
+def test_an_extra_state_that_tells_nothing_is_refused(told):
+    with pytest.raises(ValueError, match='does not tell of which network'):
+        read_extra_state(torch.tensor(list(told), dtype=torch.uint8))
+    with pytest.raises(ValueError, match='does not tell of which network'):
+        read_extra_state(torch.ones(2, 2))

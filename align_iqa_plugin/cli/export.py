@@ -42,8 +42,9 @@ def export(
     try:
         network = {} if option is None else read_options(option)['network']
         network = {key: value for key, value in network.items() if key not in ('type', 'pretrained', 'pretrained_model_path')}
-        net = AlignIQA(**network, pretrained_model_path=str(checkpoint))
         told = read_network(checkpoint, 'pretrained_model_path')
+        network = {key: told[key] for key in told.keys() & {'targets'}} | network  # all of them, not the main one alone
+        net = AlignIQA(**network, pretrained_model_path=str(checkpoint))
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         _refuse(str(error))
     if not net.is_trained:
