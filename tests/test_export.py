@@ -10,7 +10,9 @@ import pytest
 import timm
 import torch
 import yaml
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import align_iqa_plugin  # noqa: F401  so that the tests also pass where torch's autoload is switched off
@@ -47,6 +49,7 @@ def work(tmp_path_factory):
         'stages': 3,
         'guide_options': {'dim': 32},
         'injection_options': {'first_block': 10},
+        'aggregation_options': {'channels': 8},
     }
     save_file(timm.create_model('vit_small_patch16_224', num_classes=0).state_dict(), root / 'backbone.safetensors')
     net = trained(**network)
