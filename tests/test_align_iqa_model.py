@@ -146,7 +146,7 @@ def test_another_precision_is_refused(options):
 def test_a_loss_that_is_no_number_names_the_iteration_and_the_images_and_leaves_the_weights(options):
     model = build(options)
     batch = batches(options)[0]
-    batch['mos_label'][2] = math.nan
+    batch['targets'][2] = math.nan
     before = trained(model)
     with pytest.raises(FloatingPointError, match=r'loss .* at iteration 7; the images of that batch: \d{3}.png, \d{3}.png'):
         step(model, batch, 7)

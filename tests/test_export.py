@@ -49,7 +49,9 @@ def work(tmp_path_factory):
         'stages': 3,
         'guide_options': {'dim': 32},
         'injection_options': {'first_block': 10},
+        'aggregation': 'msfa_pyramid',
         'aggregation_options': {'channels': 8},
+        'head': 'mlp',
     }
     save_file(timm.create_model('vit_small_patch16_224', num_classes=0).state_dict(), root / 'backbone.safetensors')
     net = trained(**network)
