@@ -94,6 +94,10 @@ def _read(file: Path) -> np.ndarray | None:
 
 def _write(file: Path, array: np.ndarray) -> None:
     unfinished = file.with_suffix(f'.{os.getpid()}.unfinished')
-    with unfinished.open('wb') as handle:
-        np.save(handle, array)
-    unfinished.replace(file)
+    try:
+        with unfinished.open('wb') as handle:
+            np.save(handle, array)
+        unfinished.replace(file)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise OSError(error.errno, f'{file} of train.frozen_cache could not be written ({error.strerror or error})') from error

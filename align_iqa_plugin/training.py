@@ -94,6 +94,7 @@ def _train(given: dict, root: Path, resume: bool) -> dict[str, dict[str, dict]]:
         logger = stack.enter_context(_log_file(states.parent / f'train_{options["name"]}_{get_time_str()}.log'))
         logger.info(f'{get_env_info()}\n{yaml.safe_dump(given, sort_keys=False)}', extra={'quiet': True})
         state = latest_run_state(states) if resume else None
+        _refuse_different_states(0 if state is None else state['iteration'], device)
         if state is not None:
             _refuse_another_run(state, given)
             options['manual_seed'] = state['seed']
@@ -276,11 +277,19 @@ def _iterations(train_opt: dict, per_epoch: int) -> int:
     return int(train_opt['total_epoch'] * per_epoch)
 
 
+def _refuse_different_states(iteration: int, device: torch.device) -> None:
+    """ValueError where not every process has found the run state of process 0."""
+    first = torch.tensor(iteration, device=device)
+    make_equal([first])
+    if int(first) != iteration:
+        raise ValueError(f'--resume: process {rank()} does not see the run state of process 0: experiments/ has to be shared.')
+
+
 def _refuse_another_run(state: dict, given: dict) -> None:
     """ValueError where a run cannot be continued exactly."""
     if state['world_size'] != world_size():
         raise ValueError(f'--resume: the run had {state["world_size"]} processes, not {world_size()}: start as many again.')
-    before, now = _flat(yaml.safe_load(state['options'])), _flat(given)
+    before, now = (_flat(yaml.safe_load(text)) for text in (state['options'], yaml.safe_dump(given)))
     for key in sorted(before.keys() | now.keys()):
         free = key.startswith(MAY_CHANGE) or key.split('.')[-1] in MAY_CHANGE_LAST
         if not free and before.get(key) != now.get(key):

@@ -200,6 +200,7 @@ def tiny_options(tiny_images) -> dict:
             'backbone_weights': 'random',
             'input_size': 32,
             'injection_options': {'first_block': 4, 'bottleneck': 8},
+            'guide_options': {'scales': (32,)},
             # every part has something to train
             'aggregation': 'msfa_pyramid',
             'aggregation_options': {'channels': 8},

@@ -1,10 +1,13 @@
 import csv
+import io
 import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,10 @@ from safetensors.torch import save_file
 from scipy import stats
 from typer.testing import CliRunner
 
+from align_iqa_plugin import training
 from align_iqa_plugin.agreement import agreement
 from align_iqa_plugin.cli import app
+from align_iqa_plugin.run_state import latest_run_state
 
 OPTIONS = Path(__file__).resolve().parents[1] / 'options' / 'train' / 'AlignIQA' / 'align_iqa.yml'
 
@@ -135,6 +140,95 @@ def test_a_section_that_is_missing_is_named(key, tmp_path):
     options = yaml.safe_load(OPTIONS.read_text(encoding='utf-8'))
     del options[key]
     assert f"lacks the key '{key}'" in refused(tmp_path, yaml.safe_dump(options))
+
+
+def test_each_way_to_end_has_its_exit_status_and_one_sentence(tiny_options, tmp_path, monkeypatch):
+    (tmp_path / 'tiny.yml').write_text(yaml.safe_dump(tiny_options))
+    ways = {
+        1: training.TrainingError('the disk is full.'),
+        2: ValueError('no such set.'),
+        130: training.Interrupted(signal.SIGINT, 'stopped and saved.'),
+        143: training.Interrupted(signal.SIGTERM, 'stopped and saved.'),
+    }
+    for status, error in ways.items():
+        given = {}
+
+        def train(options, *, root, resume, error=error, given=given):
+            given |= {'options': options, 'root': root, 'resume': resume}
+            raise error
+
+        monkeypatch.setattr(training, 'train', train)
+        result = CliRunner().invoke(app, ['train', '--opt', str(tmp_path / 'tiny.yml'), *(['--resume'] if status == 1 else [])])
+        assert result.exit_code == status
+        assert result.stderr == f'align-iqa train: {error}\n'
+        assert given == {'options': yaml.safe_load(yaml.safe_dump(tiny_options)), 'root': Path.cwd(), 'resume': status == 1}
+
+
+def start(root):
+    """`align-iqa train --resume` in a process of its own, and what it writes."""
+    words = [sys.executable, '-m', 'align_iqa_plugin.cli', 'train', '--opt', 'tiny.yml', '--resume']
+    return subprocess.Popen(words, cwd=root, stderr=subprocess.PIPE, text=True, env={**os.environ, 'CUDA_VISIBLE_DEVICES': ''})
+
+
+def wait_for_state(process, states, iteration):
+    while not any(int(path.stem) >= iteration for path in states.glob('*.state')):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+
+
+def end_state(root):
+    state = latest_run_state(root / 'experiments' / 'tiny' / 'training_states')
+    assert state['iteration'] == 400
+    return state['model']
+
+
+def same(one, other):
+    """Whether two states are equal, bit by bit."""
+    buffers = io.BytesIO(), io.BytesIO()
+    for state, buffer in zip((one, other), buffers, strict=True):
+        # read and written once more, so that the same objects are shared in both
+        torch.save(state, buffer)
+    return buffers[0].getvalue() == buffers[1].getvalue()
+
+
+@pytest.fixture
+def long_run(tiny_options, tmp_path):
+    """A training of 400 iterations in two folders, 'killed' and 'whole'."""
+    tiny_options['train'] |= {'total_iter': 400}
+    tiny_options['val']['val_freq'] = 50
+    tiny_options['logger'] = {'save_checkpoint_freq': 1, 'print_freq': 100}
+    for name in ('killed', 'whole'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'tiny.yml').write_text(yaml.safe_dump(tiny_options))
+    return tmp_path
+
+
+def killed_and_whole(root, options, kills):
+    """Train in two folders, killed as often as that in the one; both end states."""
+    folder = root / 'killed'
+    states = folder / 'experiments' / 'tiny' / 'training_states'
+    generator, reached = random.Random(0), 0
+    for number in kills:
+        process = start(folder)
+        wait_for_state(process, states, reached + generator.randrange(1, 50))
+        process.send_signal(number)
+        told = process.communicate(timeout=120)[1]
+        assert process.returncode == (143 if number == signal.SIGTERM else -9), told
+        if number == signal.SIGTERM:
+            assert 'align-iqa train: stopped and saved at iteration' in told
+        reached = max(int(path.stem) for path in states.glob('*.state'))
+    training.train(options, root=folder, resume=True)
+    training.train(options, root=root / 'whole')
+    return end_state(folder), end_state(root / 'whole')
+
+
+def test_a_run_that_is_terminated_and_killed_ends_as_one_that_is_not(long_run, tiny_options):
+    assert same(*killed_and_whole(long_run, tiny_options, [signal.SIGTERM, signal.SIGKILL]))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_many_times_ends_as_one_that_is_not(long_run, tiny_options):
+    assert same(*killed_and_whole(long_run, tiny_options, [signal.SIGKILL] * 7))
 
 
 def test_agreement_keeps_the_sign():

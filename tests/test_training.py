@@ -232,7 +232,7 @@ def test_the_curve_depends_on_the_seed_and_not_on_workers_or_validation(change, 
     if change == 'a further validation set':
         other['datasets']['val_2'] = {**other['datasets']['val'], 'name': 'second', 'override_phase': 'test'}
     elif change == 'workers':
-        other['datasets']['train']['num_worker_per_gpu'] = 3
+        other['datasets']['train']['num_worker_per_gpu'] = 2
     elif change == 'no validation':
         del other['datasets']['val']
     else:
@@ -394,5 +394,5 @@ def test_without_a_terminal_there_is_a_line_every_print_freq_and_no_bar(tiny_opt
     told = capfd.readouterr().err
     assert not sys.stderr.isatty()
     assert told.count(' of 14: loss') == 2
-    assert '\r' not in told.replace('\r\n', '\n').split('INFO: No', 1)[0] or 'training:' not in told
+    assert 'training:' not in told  # the bar
     assert 'with parameters' not in told  # the whole network is for the file
