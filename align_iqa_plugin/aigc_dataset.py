@@ -13,6 +13,7 @@ from pyiqa.data.base_iqa_dataset import BaseIQADataset
 from pyiqa.data.transforms import transform_mapping
 from torch.utils.data import Dataset
 
+from align_iqa_plugin.align_iqa_arch import MINIMUM_SIDE
 from align_iqa_plugin.image_cache import ImageCache, each_in_workers, read_resized
 from align_iqa_plugin.images import ImageError
 from align_iqa_plugin.labels import LabelError, Labels, Row, read_labels
@@ -30,8 +31,6 @@ OPTIONS = frozenset(
 
 KEEP_SIZE = frozenset({'hflip', 'vflip', 'rot90', 'randomerase', 'totensor'})
 """Transforms of pyiqa's `augment` that ask for no particular size; the others crop, pad or resize."""
-
-MINIMUM_SIDE = 32  # pixels; the network takes no smaller image
 
 
 class AIGCIQADataset(BaseIQADataset):
