@@ -19,6 +19,7 @@ from torchvision.transforms.functional import to_tensor
 from align_iqa_plugin import image_cache
 from align_iqa_plugin.align_iqa_arch import AlignIQA
 from align_iqa_plugin.backbone import resize, view_size
+from align_iqa_plugin.cli.score import sample_rows
 from align_iqa_plugin.image_cache import ImageCache, read_resized
 from align_iqa_plugin.images import read_image
 
@@ -168,6 +169,8 @@ def fill_slowly(folder, paths, started=None):
 
     def slowly(path, input_size):
         time.sleep(0.05)
+        with open(folder / 'decoded.txt', 'a') as file:
+            file.write(f'{path}\n')
         if started is not None and path == paths[4]:
             started.set()
             time.sleep(60)
@@ -185,8 +188,7 @@ def test_two_processes_that_fill_it_at_once_do_the_work_once(folder, paths):
     for builder in builders:
         builder.join(60)
     assert [builder.exitcode for builder in builders] == [0, 0]
-    (pixels,) = folder.glob('*.uint8')
-    assert pixels.stat().st_size == sum(np.array(read_image(path)).nbytes for path in paths)
+    assert sorted((folder / 'decoded.txt').read_text().splitlines()) == sorted(paths)
     assert_right(filled(folder, paths), paths)
 
 
@@ -262,3 +264,13 @@ def test_an_image_is_resized_as_the_network_does_it_to_half_a_level(tmp_path, si
     assert levels.abs().max() < 0.501
     assert net.backbone.grid(small) == net.backbone.grid(image)
     assert torch.equal(resize(small, small.shape[-2:]), small)
+
+
+def test_the_packaged_model_scores_images_at_its_input_size_as_it_scores_them_whole():
+    net = AlignIQA(pretrained=True).eval()
+    paths = [row.path for row in sample_rows()]
+    with torch.no_grad():
+        whole, small = (
+            net(torch.stack([to_tensor(read_resized(path, input_size)) for path in paths])) for input_size in (None, 224)
+        )
+    assert (whole - small).abs().max() < 0.05  # of 5: what rounding to 8 bits does
