@@ -16,12 +16,12 @@ class FrozenCache:
     """Small files, written when an image is first seen; a run that is stopped loses none of them.
 
     Of every image: the outputs of the blocks before the first injection, in float16, and the vector that the untrained
-    network's head reads, in float32, where that is the plain ViT's. The name of a file is a hash of the image's path, size
+    network's head reads, in float32, where that is the plain ViT's. The name of a file is a hash of the image's path, sizes
     and time of change, of the weights that were used, and of all that decides what they see; a changed image or network
     takes a new file. Several processes may fill one folder.
 
     Args:
-        folder: where the files go: about 300 kB an image and stage for a ViT-B/16 at 224 x 224, and 40 kB for the vector.
+        folder: where the files go: about 300 kB an image and stage for a ViT-B/16 at 224 x 224, and 25 kB for the vector.
         network: its backbone has to be frozen.
     """
 
@@ -40,7 +40,7 @@ class FrozenCache:
 
     def __call__(self, image: Tensor, paths: list[str]) -> tuple[list[Tensor], Tensor]:
         """What `AlignIQA.plain_blocks` gives for the images of these files, in float16's precision."""
-        files = [self._file(path, self.key) for path in paths]
+        files = self._files(image, paths, self.key)
         arrays = [_read(file) for file in files]
         if any(array is None for array in arrays):
             # the precision of the training must not get into what later trainings read
@@ -66,7 +66,7 @@ class FrozenCache:
         weights = b''.join(tensor.cpu().numpy().tobytes() for tensor in self.network.msfa.state_dict().values())
         config = {key: value for key, value in self.network.config.items() if key.startswith('aggregation')}
         key = f'vector {config} {hashlib.sha256(weights).hexdigest()} {self.key}'
-        files = [self._file(path, key) for path in paths]
+        files = self._files(image, paths, key)
         arrays = [_read(file) for file in files]
         if any(array is None for array in arrays):
             arrays = list(self.network.features(image, prompts, *self(image, paths)).cpu().numpy())
@@ -74,10 +74,15 @@ class FrozenCache:
                 _write(file, array)
         return _batch(arrays, image)
 
-    def _file(self, path: str, key: str) -> Path:
-        stat = os.stat(path)
-        name = hashlib.sha256(f'{key} {os.path.realpath(path)} {stat.st_size} {stat.st_mtime_ns}'.encode()).hexdigest()
-        return self.folder / f'{name[:32]}.npy'
+    def _files(self, image: Tensor, paths: list[str], key: str) -> list[Path]:
+        # a data set may hand the images over smaller than their files have them
+        key = f'{key} {tuple(image.shape[-2:])}'
+        return [self.folder / f'{_name(key, path)}.npy' for path in paths]
+
+
+def _name(key: str, path: str) -> str:
+    stat = os.stat(path)
+    return hashlib.sha256(f'{key} {os.path.realpath(path)} {stat.st_size} {stat.st_mtime_ns}'.encode()).hexdigest()[:32]
 
 
 def _batch(arrays: list[np.ndarray], like: Tensor) -> Tensor:
