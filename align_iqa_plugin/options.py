@@ -410,6 +410,14 @@ def read_options(path: Path, overrides: Sequence[str] = ()) -> dict:
                 check.faults.append("train lacks the key 'optim'.")
             if not (train.get('mos_loss_opt') or train.get('metric_loss_opt')):
                 check.faults.append("train lacks a loss, the key 'mos_loss_opt' (or metric_loss_opt).")
+        seen = options['network'].get('input_size', 224)
+        for phase, section in options['datasets'].items():
+            size = section.get('input_size') if options['network']['type'] == 'AlignIQA' else None
+            if isinstance(size, int) and size != seen:
+                check.faults.append(
+                    f'datasets.{phase}.input_size is {size}, and network.input_size {seen}: the network would resize what is '
+                    'resized already; give both the same.'
+                )
         if val.get('key_metric') is not None and val['key_metric'] not in val['metrics']:
             check.faults.append(
                 f"val.key_metric is '{val['key_metric']}', not one of val.metrics: {', '.join(val['metrics'])}."

@@ -108,6 +108,7 @@ def test_every_file_passes_as_it_is(file):
         ('name=a/b', "name is 'a/b', not a name for a folder."),
         ('num_gpu=-1', 'num_gpu is -1, not auto or a whole number from 0.'),
         ('model_type=AlignIQAModl', "model_type: pyiqa has no 'AlignIQAModl'; did you mean AlignIQAModel?"),
+        ('datasets.val.input_size=336', 'datasets.val.input_size is 336, and network.input_size 224'),
         ('path=3', 'path is 3, not a section of keys.'),
         ('path.pretrained_network=x', 'path.pretrained_network: there is no such key; did you mean pretrain_network?'),
         ('datasets.valid.name=x', 'datasets.valid: there is no such key; did you mean val?'),

@@ -51,6 +51,7 @@ def evaluate(
             'dataroot_target': str(data if data.is_dir() else data.parent),
             'split_index': split,
             'split_ratio': '712',
+            'batch_size_per_gpu': batch_size,
         }
         dataset = AIGCIQADataset(section)
         network |= {'pretrained_model_path': str(weights)} if weights else {'pretrained': True}
