@@ -14,7 +14,10 @@ _refuse = partial(refuse, 'evaluate')
 
 def evaluate(
     data: Annotated[Path, typer.Argument(help='Folder of the data set (with data.csv), or its CSV.')],
-    split: Annotated[int, typer.Option(help='Number of the prompt-disjoint split.')] = 1,
+    split: Annotated[
+        str,
+        typer.Option(help='Number of the prompt-disjoint split, or the name of any split: align-iqa data prepare lists them.'),
+    ] = '1',
     phase: Annotated[str, typer.Option(help='train, val or test.')] = 'test',
     weights: Annotated[Path | None, typer.Option(help='A checkpoint of your own instead of the packaged model.')] = None,
     option: Annotated[
@@ -49,7 +52,7 @@ def evaluate(
             'phase': phase,
             'meta_info_file': str(data),
             'dataroot_target': str(data if data.is_dir() else data.parent),
-            'split_index': split,
+            'split_index': int(split) if split.isdecimal() else split,
             'split_ratio': '712',
             'batch_size_per_gpu': batch_size,
         }
@@ -62,7 +65,7 @@ def evaluate(
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size)
     for batch in track(loader, description=f'{data.name} {phase}', console=Console(stderr=True)):
         with torch.no_grad():
-            scores += metric(batch['img'].to(device), caption_list=batch['prompt']).squeeze(1).tolist()
+            scores += metric(batch['img'].to(device), caption_list=batch['prompt'])[:, 0].tolist()
         opinions += batch['mos_label'].squeeze(1).tolist()
         paths += batch['img_path']
     numbers = agreement(scores, opinions)
