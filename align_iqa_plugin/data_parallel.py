@@ -5,6 +5,7 @@ small, so there is no gain in sending gradients while others are still computed,
 parameters need no special case.
 """
 
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -39,9 +40,8 @@ def joined(*, gpu: bool) -> Iterator[None]:
     number = int(os.environ['RANK'])
     if gpu:
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-    store, *_ = next(dist.rendezvous('env://', number, count, timeout=PATIENCE))
     # what earlier trainings of these processes left in the store must not be found
-    store = dist.PrefixStore(f'training {next(_trainings)}', store)
+    store = dist.PrefixStore(f'training {next(_trainings)}', _store(number, count))
     dist.init_process_group('nccl' if gpu else 'gloo', store=store, rank=number, world_size=count, timeout=PATIENCE)
     try:
         yield
@@ -52,6 +52,12 @@ def joined(*, gpu: bool) -> Iterator[None]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+@functools.cache
+def _store(number: int, count: int) -> dist.Store:
+    """Where the processes find each other. One for all trainings: a second one could meet the end of the first."""
+    return next(dist.rendezvous('env://', number, count, timeout=PATIENCE))[0]
 
 
 def _tell(store: dist.Store, failure: str) -> None:
