@@ -207,9 +207,11 @@ class AlignIQAModel(GeneralIQAModel):
             raise FloatingPointError(self._not_finite('gradient', current_iter, self.paths))
         with self._warmed_up(current_iter):
             self.scaler.step(self.optimizer)
+        scale = self.scaler.get_scale()
         self.scaler.update()
+        taken = self.scaler.get_scale() >= scale  # a smaller scale is the scaler's word for a step that it left out
         self.log_dict = dict(zip(self.losses, summed(losses).tolist(), strict=True))
-        if train_opt.get('schedule_by') == 'iteration':
+        if taken and train_opt.get('schedule_by') == 'iteration':
             self._step_schedulers()
         if self.average is not None:
             # a young average forgets its start faster
@@ -409,7 +411,7 @@ class AlignIQAModel(GeneralIQAModel):
         Args:
             dataset: the training images, built already.
         """
-        alpha, section = self.opt['train']['ridge_alpha'], self.opt['datasets']['train']
+        alpha, section = float(self.opt['train']['ridge_alpha']), self.opt['datasets']['train']
         if dataset is None or section.get('augment'):
             dataset = build_dataset({key: value for key, value in section.items() if key != 'augment'})
         loader = DataLoader(

@@ -299,7 +299,7 @@ def test_a_first_block_that_the_backbone_lacks_is_refused():
 
 
 def test_options_left_out_and_options_at_their_defaults_are_the_same_network():
-    network(injection_options={'first_block': 9, 'heads': 4}).load_state_dict(network().state_dict())
+    network(injection_options={'first_block': 11, 'heads': 4}).load_state_dict(network().state_dict())
 
 
 def test_a_misspelt_keyword_raises():

@@ -46,7 +46,7 @@ def test_every_file_builds_and_takes_training_steps_that_lower_the_loss(file, ti
     prompts = ['a cat', 'a dog', None, '']
     with torch.no_grad():
         vectors = net.features(image, prompts, *net.plain_blocks(image))
-    net.head.fit(vectors, mos, alpha=options['train']['ridge_alpha'], folds=[0, 1, 2, 3])
+    net.head.fit(vectors, mos, alpha=float(options['train']['ridge_alpha']), folds=[0, 1, 2, 3])
     trained = [p for p in net.parameters() if p.requires_grad]
     assert bool(trained) == (options['train']['total_iter'] > 0)
     if not trained:
@@ -265,7 +265,7 @@ PLAIN = st.none() | st.booleans() | st.integers(-3, 10**30) | st.floats() | st.d
 VALUES = st.recursive(PLAIN, lambda inside: st.lists(inside) | st.dictionaries(PLAIN, inside))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_file_with_a_key_dropped_renamed_or_retyped_is_taken_or_refused_with_one_clean_error(data):
     options = load(GOOD)
@@ -288,7 +288,7 @@ def test_a_file_with_a_key_dropped_renamed_or_retyped_is_taken_or_refused_with_o
         try:
             read = read_options(file)
         except ValueError as error:
-            assert str(error).startswith(f'{file}: ')
+            assert str(error).startswith((f'{file}: ', f'{file} is not valid YAML: '))
             assert str(error).count('\n') < 30
         else:
             assert read.keys() == options.keys()

@@ -141,7 +141,7 @@ def test_options_of_a_dataset_are_passed_on(small_releases):
     options = {'phase': 'test', 'further_score_columns': ['mos_align']}
     dataset = pyiqa.load_dataset('agiqa3k', small_releases, dataset_opts=options, split_index='generator_split_glide')
     assert len(dataset) == 20 and all('glide' in path for path, *_ in dataset.paths_mos)
-    assert torch.equal(dataset[4]['further_scores'], torch.tensor([1.0]))
+    assert torch.equal(dataset[4]['targets'][1:], torch.tensor([1.0]))
     normalised = pyiqa.load_dataset('agiqa3k', small_releases, mos_normalize=True)
     assert normalised[5]['mos_label'].item() == pytest.approx(0.2)
 

@@ -203,6 +203,7 @@ def test_images_of_two_sizes_in_a_batch_are_named(workers, tiny_options, tiny_im
         Image.new('RGB', (64, 64 if name == 'a' else 80)).save(tmp_path / f'{name}.png')
     (tmp_path / 'data.csv').write_text('name,mos_quality,prompt\na.png,1,x\nb.png,2,y\n')
     changes = {'dataroot_target': str(tmp_path), 'meta_info_file': str(tmp_path / 'data.csv'), 'split_index': None}
+    changes |= {'check_images': False}
     tiny_options['datasets']['train'] |= changes | {'num_worker_per_gpu': workers}
     del tiny_options['train']['ridge_alpha']
     with pytest.raises(TrainingError, match=r'iteration 1: .*[ab].png has 64 x \d+ pixels, .* one size') as caught:

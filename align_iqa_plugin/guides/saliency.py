@@ -5,6 +5,8 @@ The paper guides natural images by visual-saliency features; which, its appendix
 spectrum after its local mean is taken off, seen at several scales.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -23,10 +25,10 @@ class SaliencyGuide(nn.Module):
             the scale decides which objects stand out, hence several.
     """
 
-    def __init__(self, *, dim: int = 64, scales: tuple[int, ...] = (56, 112, 224)):
+    def __init__(self, *, dim: int = 64, scales: Sequence[int] = (56, 112, 224)):
         super().__init__()
         self.dim = dim
-        self.scales = scales
+        self.scales = tuple(scales)
         self.embed = nn.Linear(2 * len(scales), dim)
         self.position = nn.Parameter(torch.randn(1, GRID * GRID, dim) * 0.02)  # 0.02: timm's for position embeddings
 
