@@ -58,7 +58,9 @@ def each_in_workers(items: Dataset, *, workers: int, description: str) -> Iterat
     # A loader, not threads: `read_image` reads one image at a time in a process. Its own generator: a loader draws a number
     # when it starts, and that must not move the random stream of the training.
     loader = DataLoader(items, batch_size=None, num_workers=workers, generator=torch.Generator())
-    return iter(track(loader, total=len(items), description=description, console=Console(stderr=True), transient=True))
+    console = Console(stderr=True)
+    hidden = not console.is_terminal  # where rich would leave an empty line
+    return iter(track(loader, description, total=len(items), console=console, transient=True, disable=hidden))
 
 
 class ImageCache:

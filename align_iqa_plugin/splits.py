@@ -108,7 +108,8 @@ def content_hashes(paths: Sequence[str | Path]) -> list[str]:
     Raises:
         OSError: a file cannot be read.
     """
-    progress = track(paths, description='Hashing images', console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    progress = track(paths, 'Hashing images', console=console, transient=True, disable=not console.is_terminal)
     return [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in progress]
 
 

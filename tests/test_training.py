@@ -1,6 +1,5 @@
 import copy
 import errno
-import logging
 import os
 import random
 import signal
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pyiqa.utils import get_root_logger
 
 from align_iqa_plugin import batches, training
 from align_iqa_plugin.batches import Batches
@@ -366,7 +366,7 @@ def test_a_run_without_any_valid_metric_says_that_there_is_no_best_network(tiny_
 
 
 def test_several_trainings_in_one_process_leave_nothing_behind(tiny_options, tmp_path):
-    logger = logging.getLogger('pyiqa')
+    logger = get_root_logger()  # which gets its handler at the first call
     tiny_options['logger'] |= {'use_tb_logger': True, 'print_freq': 2}
     tiny_options['datasets']['train']['num_worker_per_gpu'] = 1
     before = logger.handlers[:], logger.level, torch.backends.cudnn.benchmark, signal.getsignal(signal.SIGTERM)
