@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ..releases import find_release
 
-LEVEL = 0.95
+ALPHA = 0.05  # of the tests; intervals are of 95 %
 # opinions of each image, by release: what makes a standard error of the standard deviation that the labels state
 RATERS = {'AGIQA-3K': (21, 'Li et al., AGIQA-3K, arXiv 2306.04717: 21 ratings of each image')}
 IMAGE_COLUMNS = ['image', 'prompt', 'prompt_id', 'generator', 'style', 'mos', 'mos_std', 'mos_align']
@@ -235,7 +235,7 @@ def interval(samples: np.ndarray) -> dict[str, float | None]:
     resampled = samples[1:][np.isfinite(samples[1:])]
     if value is None or not len(resampled) or len(resampled) < 0.95 * len(samples[1:]):
         return {'value': value, 'low': None, 'high': None}
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(resampled, [ALPHA / 2, 1 - ALPHA / 2])
     return {'value': value, 'low': float(low), 'high': float(high)}
 
 
@@ -300,8 +300,8 @@ def _summarise_dataset(name: str, rows: pandas.DataFrame, seed: int, resamples: 
     for metric, table in tqdm(tables.items(), desc=f'statistics of {name}', unit='metric', leave=False, disable=None):
         sign, uses_prompt = -1 if table['lower_better'].iloc[0] else 1, table['uses_prompt'].iloc[0]
         table = table.set_index(['image', 'prompt']).reindex(pandas.MultiIndex.from_frame(images[['image', 'prompt']]))
-        score = np.where(table['reason'].fillna('') == '', sign * table['score'].to_numpy(float), np.nan)
-        scored = np.isfinite(score)
+        score = sign * table['score'].to_numpy(float)
+        scored = np.isfinite(score) & ~(table['reason'].notna() & (table['reason'] != '')).to_numpy()
         scores[metric] = np.where(scored, score, np.nan)
         x, y, of = score[scored], mos[scored], prompts[scored]
         # one prompt tells nothing about others
@@ -341,7 +341,7 @@ def _summarise_dataset(name: str, rows: pandas.DataFrame, seed: int, resamples: 
     ordered = sorted(metrics, key=lambda metric: -_or_lowest(metrics[metric]['srcc']['value']))
     ranked = [metric for metric in ordered if metrics[metric]['srcc']['value'] is not None]
     p = _pairwise_tests(ranked, scores, samples, mos, prompts, draws)
-    groups = dict(zip(ranked, letters(p < 1 - LEVEL), strict=True))
+    groups = dict(zip(ranked, letters(p < ALPHA), strict=True))
     for metric in metrics:
         value = _or_lowest(metrics[metric]['srcc']['value'])
         metrics[metric] |= {
