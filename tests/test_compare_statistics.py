@@ -290,6 +290,8 @@ def test_two_share_a_letter_if_and_only_if_they_are_not_different(drawn):
     assert len(shown) == m and all('a' in first for first in shown[:1])
     for i, j in itertools.combinations(range(m), 2):
         assert bool(set(shown[i]) & set(shown[j])) != different[i, j]
+    shares = [{i for i in range(m) if letter in shown[i]} for letter in set(''.join(shown))]
+    assert not any(one < other for one in shares for other in shares)  # each letter is needed
 
 
 def test_letters_do_not_run_out():
@@ -417,7 +419,7 @@ def test_one_prompt_has_values_but_tells_nothing_of_other_prompts():
     assert result['p_vs_best'] is None
 
 
-@QUICK
+@settings(deadline=None, max_examples=25)
 @given(
     st.lists(
         st.tuples(
@@ -569,5 +571,5 @@ def test_on_agiqa_3k_the_name_of_the_generator_does_what_the_protocol_says(data_
     assert floor['srcc']['value'] - 0.03 < floor['srcc']['low'] < floor['srcc']['high'] < floor['srcc']['value'] + 0.03
     assert floor['system'] == {'value': 1.0, 'generators': 6} and set(floor['strata']['generator']) == set(table['generator'])
     assert opinions['group'] == 'a' and floor['group'] == 'b' and floor['p_vs_best'] < 0.001
-    assert 0.7 < floor['pairwise']['value'] < 0.95 and 0.2 < floor['regret']['value'] < 1
+    assert 0.8 < floor['pairwise']['value'] < 0.95 and 0.05 < floor['regret']['value'] < 0.3
     assert opinions['pairwise']['value'] == opinions['srcc']['value'] == 1 and opinions['regret']['value'] == 0

@@ -295,6 +295,9 @@ def _summarise_dataset(name: str, rows: pandas.DataFrame, seed: int, resamples: 
         'prompt_length': _members(lengths, [*prompt_words, *([''] if '' in lengths else [])]),
     }
 
+    def drawn(of):  # the samples where there are other prompts to draw, or else the data alone
+        return draws if len(np.unique(of)) > 1 else draws[:, :1]
+
     metrics, scores, samples = {}, {}, {}
     tables = dict(list(rows.groupby('metric')))
     for metric, table in tqdm(tables.items(), desc=f'statistics of {name}', unit='metric', leave=False, disable=None):
@@ -304,29 +307,26 @@ def _summarise_dataset(name: str, rows: pandas.DataFrame, seed: int, resamples: 
         scored = np.isfinite(score) & ~(table['reason'].notna() & (table['reason'] != '')).to_numpy()
         scores[metric] = np.where(scored, score, np.nan)
         x, y, of = score[scored], mos[scored], prompts[scored]
-        # one prompt tells nothing about others
-        drawn = draws if len(np.unique(of)) > 1 else draws[:, :1]
-        samples[metric] = srcc(x, y, of, draws)
+        samples[metric] = srcc(x, y, of, drawn(of))
         curve = fitted(x, y)
         undefined = np.array([np.nan])
-        right, pairs = pairwise_accuracy(x, y, errors[scored], of, drawn)
+        right, pairs = pairwise_accuracy(x, y, errors[scored], of, drawn(of))
         system, systems = system_srcc(x, y, generators[scored])
         aligned = scored & np.isfinite(mos_align)
-        drawn_aligned = drawn if len(np.unique(prompts[aligned])) > 1 else draws[:, :1]
         shuffled = np.where(uses_prompt, sign * table['shuffled_score'].to_numpy(float), np.nan)
         metrics[metric] = {
             'n': int(scored.sum()),
             'failures': int((~scored).sum()),
             'lower_better': sign < 0,
-            'srcc': interval(samples[metric][: drawn.shape[1]]),
-            'plcc': interval(plcc(x, y, of, drawn)),
-            'plcc_fitted': interval(undefined if curve is None else plcc(curve, y, of, drawn)),
-            'krcc': interval(krcc(x, y, of, drawn)),
-            'rmse': interval(undefined if curve is None else rmse(curve, y, of, drawn)),
+            'srcc': interval(samples[metric]),
+            'plcc': interval(plcc(x, y, of, drawn(of))),
+            'plcc_fitted': interval(undefined if curve is None else plcc(curve, y, of, drawn(of))),
+            'krcc': interval(krcc(x, y, of, drawn(of))),
+            'rmse': interval(undefined if curve is None else rmse(curve, y, of, drawn(of))),
             'pairwise': {**interval(right), 'pairs': pairs},
-            'regret': interval(best_of_n_regret(x, y, of, drawn)),
+            'regret': interval(best_of_n_regret(x, y, of, drawn(of))),
             'system': {'value': _number(system), 'generators': systems},
-            'align_srcc': interval(srcc(score[aligned], mos_align[aligned], prompts[aligned], drawn_aligned)),
+            'align_srcc': interval(srcc(score[aligned], mos_align[aligned], prompts[aligned], drawn(prompts[aligned]))),
             'shuffled_srcc': _plain_srcc(shuffled, mos),
             'shuffled_align_srcc': _plain_srcc(shuffled, mos_align),
             'strata': {
