@@ -95,7 +95,7 @@ def compare(
         tables = _read_tables(datasets, data_opt, data, samples, split, phase, seed)
         out.mkdir(parents=True, exist_ok=True)
         store = Store(out / 'scores.sqlite')
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StoreError) as error:
         _refuse(str(error))
 
     try:
@@ -240,7 +240,7 @@ def _provenance(device, seed, resamples, tables, split, phase) -> dict:
         'packages': {name: version(name) for name in PACKAGES},
         'python': platform.python_version(),
         'platform': platform.platform(),
-        'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device),
+        'hardware': torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.processor() or platform.machine(),
         'seed': seed,
         'resamples': resamples,
         'datasets': {

@@ -117,14 +117,13 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
         'images': options.get('dataroot_target'),
         'image_column': options.get('image_column'),
         'score_column': options.get('score_column'),
-        'prompt_column': options.get('prompt_column', 'prompt'),
         'score_range': options.get('mos_range'),
     }
-    labels = read_labels(table, **settings)
+    labels = read_labels(table, **settings, prompt_column=None)  # for its header
+    settings['prompt_column'] = options.get('prompt_column', 'prompt' if 'prompt' in labels.header else None)
     alignment = next((name for name in ALIGNMENT_COLUMNS if name in labels.header and name != labels.score_column), None)
     further = [name for name in (_deviation_column(labels), alignment) if name]
-    if further:
-        labels = read_labels(table, **settings, further_score_columns=further)
+    labels = read_labels(table, **settings, further_score_columns=further)
     missing = list(labels.missing)
     if not labels.rows:
         labels.refuse_faults()
@@ -142,18 +141,20 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
         phases = phases_of(labels, name)
         labels.refuse_faults()
     rows = [row for number, row in enumerate(labels.rows) if phases is None or phases[number] == options['phase']]
+    hashes = dict(zip(rows, content_hashes([row.path for row in rows]), strict=True))
+    reasons = {row: sentence for row, (_, sentence) in zip(labels.rows_without_image, missing, strict=True)}
 
     def cell(row, name):
         return row.cells[labels.header.index(name)] if name in labels.header else ''
 
     images = []
-    for row, sha256 in zip(rows, content_hashes([row.path for row in rows]), strict=True):
+    for row in sorted([*rows, *reasons], key=lambda row: row.number):
         numbers = dict(zip(further, row.further_scores, strict=True))
         images.append(
             LabelledImage(
                 image=cell(row, labels.image_column),
                 path=row.path,
-                sha256=sha256,
+                sha256=hashes.get(row, ''),
                 prompt=row.prompt if row.prompt.strip() else '',
                 prompt_id=cell(row, 'prompt_id'),
                 generator=cell(row, 'generator'),
@@ -161,11 +162,9 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
                 mos=row.score,
                 mos_std=numbers.get(_deviation_column(labels), math.nan),
                 mos_align=numbers.get(alignment, math.nan),
+                fault=reasons.get(row, '').partition(': ')[2],
             )
         )
-    for _, sentence in missing:
-        name, _, reason = sentence.partition(': ')
-        images.append(LabelledImage(image=name, path='', sha256='', fault=f'has no file: {reason}'))
     return images
 
 
@@ -202,7 +201,7 @@ def _from_pyiqa(options: Mapping) -> list[LabelledImage]:
             path=path,
             sha256=hashes.get(path, ''),
             mos=score,
-            fault='' if path in hashes else f"has no file: '{path}' does not exist.",
+            fault='' if path in hashes else f"there is no such file in '{folder}'.",
         )
         for path, score in named
     ]

@@ -94,7 +94,7 @@ ORDER BY images.dataset, metrics.metric, images.position;
 """
 
 
-class StoreError(OSError):
+class StoreError(Exception):
     """The database cannot be used; the message names it and says why."""
 
 
@@ -170,7 +170,11 @@ class Store:
             (locks := self.path.with_name('.locks')).mkdir(exist_ok=True)
             with FileLock(locks / self.path.name, timeout=BUSY_SECONDS):
                 self._database = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-                self._create()
+                try:
+                    self._create()
+                except BaseException:
+                    self._database.close()
+                    raise
         except sqlite3.Error as error:
             raise StoreError(f"'{self.path}' cannot be used as the database of the scores: {error}.") from error
         except Timeout as error:
