@@ -17,7 +17,7 @@ from align_iqa_plugin.align_iqa_arch import MINIMUM_SIDE
 from align_iqa_plugin.image_cache import ImageCache, each_in_workers, read_resized
 from align_iqa_plugin.images import ImageError
 from align_iqa_plugin.labels import LabelError, Labels, Row, read_labels
-from align_iqa_plugin.splits import PHASES, UNUSED, split_by_name, split_name
+from align_iqa_plugin.splits import phases_of, split_name
 
 OPTIONS = frozenset(
     # the data
@@ -184,17 +184,7 @@ class AIGCIQADataset(BaseIQADataset):
             return labels.rows, 'no split'
         ratio = str(opt.get('split_ratio', '802'))
         name = index if isinstance(index, str) else split_name(index, ratio=ratio)
-        present = [column for column in labels.header if 'split' in column]
-        if name in present:
-            phases = labels.column(name)
-            for row, phase in zip(labels.rows, phases, strict=True):
-                if phase not in (*PHASES, UNUSED):
-                    labels.faults.append((row.number, f'{name} is {phase!r}, not train, val, test or unused.'))
-        elif present:
-            has = ', '.join(present)
-            raise LabelError(f'{labels.source} has no split column {name!r} (split_index, split_ratio); it has: {has}.')
-        else:
-            phases = split_by_name(labels, name)
+        phases = phases_of(labels, name)
         return [row for row, phase in zip(labels.rows, phases, strict=True) if phase == self.phase], name
 
 

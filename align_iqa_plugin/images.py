@@ -5,12 +5,16 @@ The file's content decides its format, not its name. Colour profiles are not app
 
 import threading
 import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from math import ceil, sqrt
+from math import ceil, prod, sqrt
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
+
+T = TypeVar('T')
 
 ENDINGS = {
     *('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.avif', '.gif', '.bmp', '.tif', '.tiff'),
@@ -70,6 +74,27 @@ def read_image(path: str | Path) -> Image.Image:
             raise ImageError(f"'{path}' cannot be opened: {error.strerror}.") from error
         reason = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
         raise ImageError(f"'{path}' is damaged or of an unknown kind: {reason}.") from error
+
+
+def batches_of_one_size(pictures: Iterable[tuple[tuple[int, int], T]], batch_size: int) -> Iterator[list[T]]:
+    """Gather pictures into lists of one size.
+
+    A list has at most `batch_size` pictures and about 16 million pixels. Pictures wait for others of their size, but
+    never more than some 50 million pixels of them.
+
+    Args:
+        pictures: the two sides of each picture, and what is to be gathered: the picture, with what belongs to it.
+        batch_size: at least 1.
+    """
+    waiting = {}
+    for size, picture in pictures:
+        group = waiting.setdefault(size, [])
+        group.append(picture)
+        if len(group) == batch_size or (len(group) + 1) * prod(size) > MAX_KEPT_PIXELS:
+            yield waiting.pop(size)
+        elif sum(len(others) * prod(other) for other, others in waiting.items()) > 2 * MAX_KEPT_PIXELS:
+            yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
+    yield from waiting.values()
 
 
 class _Reason(Exception):

@@ -55,6 +55,7 @@ class Labels:
         rows: the rows whose image was found.
         faults: (row number, sentence) of each fault; a reader of more than labels adds its own before `refuse_faults`.
         missing: those of the faults that are about a missing image.
+        rows_without_image: the rows that these are about; their `path` is ''.
     """
 
     source: Path
@@ -67,6 +68,7 @@ class Labels:
     rows: list[Row]
     faults: list[tuple[int, str]]
     missing: tuple[tuple[int, str], ...]
+    rows_without_image: tuple[Row, ...]
 
     def column(self, name: str) -> list[str]:
         """The cells of one column, row by row."""
@@ -150,7 +152,7 @@ def read_labels(
     # pyiqa's classes take the images' own folder, releases are known by the folder above it
     folders = dict.fromkeys([folder, folder / 'images', *([folder / known.image_folder] if known else [])])
     where = ' or '.join([str(folder), *(f'its {each.relative_to(folder)}/' for each in list(folders)[1:])])
-    rows, faults, seen, missing = [], [], {}, []
+    rows, faults, seen, missing, rows_without_image = [], [], {}, [], []
     for number, cells in enumerate(records[1:], start=2):
         if not cells:
             continue  # an empty line at the end or between rows; it still counts as a row in a spreadsheet
@@ -172,12 +174,14 @@ def read_labels(
         if first != number:
             faults.append((number, f'{image}: the same image and prompt as in row {first}.'))
         path = next((each / image for each in folders if image and os.path.isfile(each / image)), None)
+        match = pattern.fullmatch(Path(image).name) if told else None
+        cells = [*cells, *(match[name] if match else '' for name in told)]
+        row = Row(number, str(path or ''), scores[0], prompt, tuple(scores[1:]), tuple(cells))
         if path is None:
             missing.append((number, f'{image or "no image name"}: there is no such file in {where}.'))
-            continue
-        match = pattern.fullmatch(path.name) if told else None
-        cells = [*cells, *(match[name] if match else '' for name in told)]
-        rows.append(Row(number, str(path), scores[0], prompt, tuple(scores[1:]), tuple(cells)))
+            rows_without_image.append(row)
+        else:
+            rows.append(row)
     if not rows and not missing and not faults:
         raise LabelError(f'{source} has a header, but no rows.')
     if len(missing) > 20 and not rows:
@@ -195,6 +199,7 @@ def read_labels(
         rows=rows,
         faults=faults + missing,
         missing=tuple(missing),
+        rows_without_image=tuple(rows_without_image),
     )
 
 

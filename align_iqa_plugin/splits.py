@@ -102,6 +102,26 @@ def split_by_name(labels: Labels, name: str, contents: Sequence[str] | None = No
         raise LabelError(f'{name}: {error}.') from error
 
 
+def phases_of(labels: Labels, name: str) -> list[str]:
+    """The phase of each row in a split: from the table's own column, or computed where the table has no split columns.
+
+    Raises:
+        LabelError: the table has split columns, but not this one; or there is no such split.
+    """
+    present = [column for column in labels.header if 'split' in column]
+    if not present:
+        return split_by_name(labels, name)
+    if name not in present:
+        raise LabelError(
+            f'{labels.source} has no split column {name!r} (split_index, split_ratio); it has: {", ".join(present)}.'
+        )
+    phases = labels.column(name)
+    for row, phase in zip(labels.rows, phases, strict=True):
+        if phase not in (*PHASES, UNUSED):
+            labels.faults.append((row.number, f'{name} is {phase!r}, not train, val, test or unused.'))
+    return phases
+
+
 def content_hashes(paths: Sequence[str | Path]) -> list[str]:
     """SHA-256 of each file's bytes, as hexadecimal text; a progress bar shows on a terminal's standard error.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from align_iqa_plugin import __version__
-from align_iqa_plugin.cli import bench, data, evaluate, export, protocol, score, train
+from align_iqa_plugin.cli import bench, compare, data, evaluate, export, protocol, score, train
 
 app = typer.Typer(
     help='Align-IQA, a quality metric for AI-generated images.',
@@ -39,5 +39,6 @@ app.command()(train.train)
 app.command()(protocol.protocol)
 app.command()(protocol.results)
 app.command()(evaluate.evaluate)
+app.command(cls=compare.ManyValues)(compare.compare)
 app.command()(export.export)
 app.command()(bench.bench)

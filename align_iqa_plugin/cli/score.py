@@ -18,6 +18,8 @@ from typing import Annotated
 import typer
 
 from align_iqa_plugin.cli.errors import refuse
+from align_iqa_plugin.devices import usable_device
+from align_iqa_plugin.reasons import reason_of
 
 SAMPLES = Path(__file__).parents[1] / 'samples'
 TABLE_ROWS = 40  # more rows than this are printed only where no --output takes them
@@ -282,52 +284,41 @@ def load_metric(device, weights: Path | None):
 
 
 def _checked_metric(device: str | None, weights: Path | None):
-    import torch
-
-    name = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     try:
-        chosen = torch.device(name)
-        torch.zeros(1, device=chosen)
-    # torch has no one exception for this: an unknown name, no driver and a torch without CUDA raise three kinds.
-    except Exception as error:
-        _refuse(f"the device '{name}' cannot be used: {_sentence(error)}")
+        chosen = usable_device(device)
+    except ValueError as error:
+        _refuse(str(error))
     try:
         return load_metric(chosen, weights)
     # Whatever stands in the way of the network (missing or foreign weights, no memory) is not an image's fault.
     except Exception as error:
-        _refuse(f'the network cannot be loaded: {_sentence(error)}')
+        _refuse(f'the network cannot be loaded: {reason_of(error)}')
 
 
 def batches(rows: list[Row], batch_size: int, advance: Callable[[], None]) -> Iterator[list]:
-    """Read the pictures and give them out in lists of (row, picture), all of one size.
+    """Read the pictures and give them out in lists of (row, picture), all of one size, see `batches_of_one_size`.
 
-    A list has at most `batch_size` pictures and about 16 million pixels. Pictures wait for others of their size, but
-    never more than some 50 million pixels of them. The row of a picture that cannot be read gets its error here.
+    The row of a picture that cannot be read gets its error here.
     """
     from align_iqa_plugin.align_iqa_arch import MINIMUM_SIDE
-    from align_iqa_plugin.images import MAX_KEPT_PIXELS, ImageError, read_image
+    from align_iqa_plugin.images import ImageError, batches_of_one_size, read_image
 
-    waiting = {}
-    for row in rows:
-        if not row.error:
-            try:
-                picture = read_image(row.path)
-                row.width, row.height = picture.info['full_size']
-                if min(picture.size) < MINIMUM_SIDE:
-                    row.error = _too_small(picture, MINIMUM_SIDE)
-            except ImageError as error:
-                row.error = str(error).removeprefix(f"'{row.path}' ")
-        if row.error:
-            advance()
-            continue
-        group = waiting.setdefault(picture.size, [])
-        group.append((row, picture))
-        pixels = picture.width * picture.height
-        if len(group) == batch_size or (len(group) + 1) * pixels > MAX_KEPT_PIXELS:
-            yield waiting.pop(picture.size)
-        elif sum(len(others) * width * height for (width, height), others in waiting.items()) > 2 * MAX_KEPT_PIXELS:
-            yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
-    yield from waiting.values()
+    def readable():
+        for row in rows:
+            if not row.error:
+                try:
+                    picture = read_image(row.path)
+                    row.width, row.height = picture.info['full_size']
+                    if min(picture.size) < MINIMUM_SIDE:
+                        row.error = _too_small(picture, MINIMUM_SIDE)
+                except ImageError as error:
+                    row.error = str(error).removeprefix(f"'{row.path}' ")
+            if row.error:
+                advance()
+            else:
+                yield picture.size, (row, picture)
+
+    return batches_of_one_size(readable(), batch_size)
 
 
 def _too_small(picture, minimum_side: int) -> str:
@@ -350,7 +341,7 @@ def score_batch(metric, pictures: list, prompts: list[str] | None) -> list[tuple
         return [(value, '') if isfinite(value) else (None, f'got the score {value}.') for value in scores]
     # Out of memory or anything else: the reason goes into the rows, the other images go on.
     except Exception as error:
-        reason = f'made the network fail: {_sentence(error)}'
+        reason = f'made the network fail: {reason_of(error)}'
     # Out here the exception, and with it the memory of the batch, is gone.
     if len(pictures) == 1:
         return [(None, reason)]
@@ -502,11 +493,6 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
 def _shown(text: str) -> str:
     """Without line breaks, and without the codes by which a file's name could steer the terminal."""
     return ''.join(letter if letter.isprintable() else '\N{REPLACEMENT CHARACTER}' for letter in text)
-
-
-def _sentence(error: Exception) -> str:
-    text = ' '.join(str(error).split())
-    return f'{type(error).__name__}: {text[:300]}{"..." * (len(text) > 300)}'
 
 
 def _say(sentence: str) -> None:

@@ -1,0 +1,358 @@
+"""The record of a comparison: an SQLite database of every score, from which all tables are made.
+
+A score is found again by what it depends on: the bytes of the image, the prompt, and the *configuration* of the metric (its
+name, its options, its weights, the version of the code). It is written as soon as it is there, once, and never computed again;
+a failure is kept with its reason, and tried again by the next run. Processes may share a database on one machine.
+
+The tables, for queries by hand (``sqlite3 DIR/scores.sqlite``); texts that are not known are '', numbers NULL:
+
+``images``          the labels: one row for each image of a data set, in the order of `position`
+    dataset, position   the key
+    image, path         its name in the labels, and its file
+    sha256              of the file's bytes; '' where there is no such file, and `fault` then says so
+    prompt, prompt_id, generator, style
+    other_prompt        the prompt of another image, for the control with prompts shuffled; '' where there is none
+    mos, mos_std, mos_align   opinion scores, higher is better: mean and standard deviation of the main one; agreement with the
+                        prompt
+``configurations``  what a score depends on beside image and prompt
+    configuration       the key: SHA-256 of the next four
+    metric              pyiqa's name
+    options             JSON
+    weights_sha256      of the network's tensors
+    code_version        of this package and of pyiqa
+    score_range, lower_better (0, 1), uses_prompt (0, 1)
+``scores``
+    configuration, sha256, prompt   the key; `prompt` is '' where the metric takes none, or the image has none
+    score               NULL where there is none, and `reason` then says why
+    reason
+    seconds             for this image, without decoding; NULL for the first call of a process, which is slower
+    batch               images in that call
+    device, scored_at   (UTC)
+``metrics``         which configuration of each metric counts at present, and what it costs
+    metric              the key
+    configuration       the one last loaded; NULL if it never was
+    available (0, 1), reason   why it could not be loaded the last time
+    device, decode_seconds (mean for one image), peak_mb (for one image, weights included)
+``comparisons``     (dataset, metric): what was asked for
+``score_table``     a view of all these: a row for each data set, metric and image
+
+For example, the mean score of each generator::
+
+    SELECT metric, generator, avg(score) FROM score_table GROUP BY metric, generator;
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    import pandas
+
+BUSY_SECONDS = 60  # how long a process waits for another one's writing, which takes milliseconds
+LAYOUT = 1  # of the tables below; another number in a file means another version of this module
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS images (
+    dataset TEXT, position INTEGER, image TEXT, path TEXT, sha256 TEXT, prompt TEXT, prompt_id TEXT, generator TEXT, style TEXT,
+    mos REAL, mos_std REAL, mos_align REAL, other_prompt TEXT, fault TEXT,
+    PRIMARY KEY (dataset, position)
+);
+CREATE TABLE IF NOT EXISTS configurations (
+    configuration TEXT PRIMARY KEY, metric TEXT, options TEXT, weights_sha256 TEXT, code_version TEXT, score_range TEXT,
+    lower_better INTEGER, uses_prompt INTEGER
+);
+CREATE TABLE IF NOT EXISTS scores (
+    configuration TEXT, sha256 TEXT, prompt TEXT, score REAL, reason TEXT, seconds REAL, batch INTEGER, device TEXT,
+    scored_at TEXT DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ')),
+    PRIMARY KEY (configuration, sha256, prompt)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS metrics (
+    metric TEXT PRIMARY KEY, configuration TEXT, available INTEGER, reason TEXT, device TEXT, decode_seconds REAL, peak_mb REAL
+);
+CREATE TABLE IF NOT EXISTS comparisons (dataset TEXT, metric TEXT, PRIMARY KEY (dataset, metric)) WITHOUT ROWID;
+CREATE VIEW IF NOT EXISTS score_table AS
+SELECT
+    images.dataset, metrics.metric, images.image, images.path, images.sha256, images.prompt, images.prompt_id, images.generator,
+    images.style, images.mos, images.mos_std, images.mos_align, own.score,
+    CASE WHEN fault != '' THEN fault WHEN own.configuration IS NULL THEN 'is not scored yet.' ELSE own.reason END AS reason,
+    lower_better, uses_prompt, other.score AS shuffled_score, own.seconds
+FROM comparisons JOIN images USING (dataset) JOIN metrics USING (metric) JOIN configurations USING (configuration)
+LEFT JOIN scores AS own
+    ON own.configuration = metrics.configuration AND own.sha256 = images.sha256
+    AND own.prompt = CASE WHEN uses_prompt THEN images.prompt ELSE '' END
+LEFT JOIN scores AS other
+    ON uses_prompt AND other_prompt != ''
+    AND other.configuration = metrics.configuration AND other.sha256 = images.sha256 AND other.prompt = other_prompt
+ORDER BY images.dataset, metrics.metric, images.position;
+"""
+
+
+class StoreError(Exception):
+    """The database cannot be used; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image of a data set; the fields are the columns of the table `images` from `image` on."""
+
+    image: str
+    path: str
+    sha256: str
+    prompt: str = ''
+    prompt_id: str = ''
+    generator: str = ''
+    style: str = ''
+    mos: float = float('nan')
+    mos_std: float = float('nan')
+    mos_align: float = float('nan')
+    other_prompt: str = ''
+    fault: str = ''
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a metric's scores depend on, and how to read them; the fields are columns of the table `configurations`."""
+
+    metric: str
+    options: str
+    weights_sha256: str
+    code_version: str
+    score_range: str = ''
+    lower_better: bool = False
+    uses_prompt: bool = False
+
+    @property
+    def key(self) -> str:
+        """Hash of the metric's name, options, weights and code: a score of another key is another score."""
+        parts = [self.metric, self.options, self.weights_sha256, self.code_version]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An image that lacks scores, and the prompts that it is to be scored with."""
+
+    sha256: str
+    path: str
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one image with one prompt: a score, or the reason why there is none."""
+
+    sha256: str
+    prompt: str
+    score: float | None
+    reason: str = ''
+    seconds: float | None = None
+    batch: int = 1
+
+
+class Store:
+    """The database in a file, which is created where there is none; see the module's docstring for its tables.
+
+    Raises:
+        StoreError: the file is no such database, or cannot be read or written.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        try:
+            # two processes that create a database at once would fail at the change to WAL, for which SQLite does not wait
+            (locks := self.path.with_name('.locks')).mkdir(exist_ok=True)
+            with FileLock(locks / self.path.name, timeout=BUSY_SECONDS):
+                self._database = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+                try:
+                    self._create()
+                except BaseException:
+                    self._database.close()
+                    raise
+        except sqlite3.Error as error:
+            raise StoreError(f"'{self.path}' cannot be used as the database of the scores: {error}.") from error
+        except Timeout as error:
+            raise StoreError(f"'{self.path}' is held by another process for more than {BUSY_SECONDS} s.") from error
+        except OSError as error:
+            raise StoreError(f"'{self.path}' cannot be opened: {error.strerror}.") from error
+
+    def _create(self) -> None:
+        layout = self._database.execute('PRAGMA user_version').fetchone()[0]
+        tables = self._database.execute('SELECT count(*) FROM sqlite_master').fetchone()[0]
+        if layout != (LAYOUT if tables else 0):
+            raise StoreError(f"'{self.path}' is not a database of this version: choose another folder.")
+        self._database.execute('PRAGMA journal_mode = WAL')
+        self._database.execute('PRAGMA synchronous = NORMAL')
+        if not tables:
+            self._database.executescript(f'BEGIN;{_TABLES}PRAGMA user_version = {LAYOUT};COMMIT;')
+
+    def __enter__(self) -> 'Store':
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._database.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing of what is written inside; waits for other processes."""
+        try:
+            self._database.execute('BEGIN IMMEDIATE')
+            try:
+                yield self._database
+            except BaseException:
+                self._database.execute('ROLLBACK')
+                raise
+            self._database.execute('COMMIT')
+        except sqlite3.Error as error:
+            raise StoreError(f"'{self.path}' cannot be written: {error}.") from error
+
+    @contextmanager
+    def claim(self, configuration: Configuration, *, wait: bool = True) -> Iterator[bool]:
+        """Keep other processes from scoring with this configuration at the same time; gives whether that worked.
+
+        The claim ends with the process, however it ends.
+
+        Args:
+            wait: until the other process has finished, where one has the claim.
+        """
+        locks = self.path.with_name('.locks')
+        locks.mkdir(exist_ok=True)
+        lock = FileLock(locks / configuration.key[:16], timeout=-1 if wait else 0)
+        try:
+            lock.acquire()
+        except Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def put_images(self, dataset: str, images: Sequence[LabelledImage]) -> None:
+        """Replace the labels of a data set; scores are kept, since they belong to the images' contents."""
+        marks = ', '.join('?' * (2 + len(fields(LabelledImage))))
+        with self._writing() as database:
+            database.execute('DELETE FROM images WHERE dataset = ?', [dataset])
+            rows = ((dataset, position, *astuple(image)) for position, image in enumerate(images))
+            database.executemany(f'INSERT INTO images VALUES ({marks})', rows)
+
+    def put_metric(self, configuration: Configuration, device: str) -> None:
+        """From now on, this configuration is the one of its metric that counts."""
+        names = ', '.join(field.name for field in fields(Configuration))
+        marks = ', '.join('?' * (1 + len(fields(Configuration))))
+        with self._writing() as database:
+            database.execute(
+                f'INSERT INTO configurations (configuration, {names}) VALUES ({marks}) '
+                'ON CONFLICT (configuration) DO UPDATE SET score_range = excluded.score_range, '
+                'lower_better = excluded.lower_better, uses_prompt = excluded.uses_prompt',
+                [configuration.key, *astuple(configuration)],
+            )
+            database.execute(
+                "INSERT INTO metrics VALUES (?, ?, 1, '', ?, NULL, NULL) ON CONFLICT (metric) DO UPDATE SET "
+                # what was measured on another device or with other weights no longer counts
+                'decode_seconds = iif(configuration IS excluded.configuration, decode_seconds, NULL), '
+                'peak_mb = iif(configuration IS excluded.configuration AND device = excluded.device, peak_mb, NULL), '
+                "configuration = excluded.configuration, device = excluded.device, available = 1, reason = ''",
+                [configuration.metric, configuration.key, device],
+            )
+
+    def put_unavailable(self, metric: str, reason: str) -> None:
+        """The metric cannot be loaded; scores that it gave before are kept."""
+        with self._writing() as database:
+            database.execute(
+                "INSERT INTO metrics VALUES (?, NULL, 0, ?, '', NULL, NULL) "
+                'ON CONFLICT (metric) DO UPDATE SET available = 0, reason = excluded.reason',
+                [metric, reason],
+            )
+
+    def put_costs(self, metric: str, *, decode_seconds: float | None, peak_mb: float | None) -> None:
+        """What was measured of a metric; None leaves what was measured before."""
+        with self._writing() as database:
+            database.execute(
+                'UPDATE metrics SET decode_seconds = coalesce(?, decode_seconds), peak_mb = coalesce(?, peak_mb) '
+                'WHERE metric = ?',
+                [decode_seconds, peak_mb, metric],
+            )
+
+    def put_comparison(self, dataset: str, metric: str) -> None:
+        """The metric is asked for on the data set: the tables have rows for the two."""
+        with self._writing() as database:
+            database.execute('INSERT OR IGNORE INTO comparisons VALUES (?, ?)', [dataset, metric])
+
+    def pending(self, dataset: str, configuration: Configuration) -> list[Pending]:
+        """The images of a data set that have no score of this configuration yet, each content once, in their order."""
+        wanted = (
+            "SELECT sha256, path, position, 0 AS shuffled, '' AS prompt FROM images WHERE dataset = :dataset AND fault = ''"
+        )
+        if configuration.uses_prompt:
+            wanted = wanted.replace("'' AS prompt", 'prompt') + (
+                ' UNION ALL SELECT sha256, path, position, 1, other_prompt FROM images '
+                "WHERE dataset = :dataset AND fault = '' AND other_prompt != ''"
+            )
+        rows = self._database.execute(
+            f'SELECT sha256, path, prompt FROM ({wanted}) AS wanted WHERE NOT EXISTS (SELECT 1 FROM scores WHERE '
+            'configuration = :configuration AND scores.sha256 = wanted.sha256 AND scores.prompt = wanted.prompt '
+            'AND score IS NOT NULL) ORDER BY position, shuffled',
+            {'dataset': dataset, 'configuration': configuration.key},
+        )
+        paths, prompts = {}, {}
+        for sha256, path, prompt in rows:
+            paths.setdefault(sha256, path)
+            prompts.setdefault(sha256, {})[prompt] = None
+        return [Pending(sha256, path, tuple(prompts[sha256])) for sha256, path in paths.items()]
+
+    def put_scores(self, configuration: Configuration, results: Iterable[Result], device: str) -> None:
+        """Write results, all at once. A score that is there stays; a failure is replaced by what became of the image now."""
+        rows = [
+            (configuration.key, each.sha256, each.prompt, each.score, each.reason, each.seconds, each.batch, device)
+            for each in results
+        ]
+        with self._writing() as database:
+            database.executemany(
+                'INSERT INTO scores (configuration, sha256, prompt, score, reason, seconds, batch, device) '
+                'VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (configuration, sha256, prompt) DO UPDATE SET '
+                'score = excluded.score, reason = excluded.reason, '
+                'seconds = excluded.seconds, batch = excluded.batch, device = excluded.device, scored_at = excluded.scored_at '
+                'WHERE scores.score IS NULL',
+                rows,
+            )
+
+    def score_table(self) -> 'pandas.DataFrame':
+        """A row for each data set, metric and image.
+
+        Columns: dataset, metric, image, path, sha256, prompt, prompt_id, generator, style, mos, mos_std, mos_align, score
+        (NaN where there is none), reason ('' where there is a score), lower_better, uses_prompt, shuffled_score (the score with
+        `other_prompt`, for metrics that take prompts), seconds. Numbers that are not known are NaN, texts ''.
+        """
+        return self._table('SELECT * FROM score_table')
+
+    def metric_table(self) -> 'pandas.DataFrame':
+        """A row for each metric that was asked for.
+
+        Columns: metric, available, reason, score_range, device, seconds (mean for one image, warm, without decoding),
+        decode_seconds, peak_mb, options (JSON), weights_sha256, code_version, lower_better, uses_prompt.
+        """
+        return self._table(
+            "SELECT metric, available, reason, coalesce(score_range, '') AS score_range, device, "
+            '(SELECT avg(seconds) FROM scores WHERE scores.configuration = metrics.configuration '
+            'AND scores.device = metrics.device) AS seconds, '
+            "decode_seconds, peak_mb, coalesce(options, '{}') AS options, coalesce(weights_sha256, '') AS weights_sha256, "
+            "coalesce(code_version, '') AS code_version, coalesce(lower_better, 0) AS lower_better, "
+            'coalesce(uses_prompt, 0) AS uses_prompt '
+            'FROM metrics LEFT JOIN configurations USING (configuration, metric) ORDER BY metric'
+        )
+
+    def _table(self, query: str) -> 'pandas.DataFrame':
+        import pandas
+
+        table = pandas.read_sql_query(query, self._database)
+        kinds = dict.fromkeys(('available', 'lower_better', 'uses_prompt'), bool)
+        numbers = ('mos', 'mos_std', 'mos_align', 'score', 'shuffled_score', 'seconds', 'decode_seconds', 'peak_mb')
+        kinds |= dict.fromkeys(numbers, float)
+        return table.astype({name: kind for name, kind in kinds.items() if name in table})
