@@ -4,6 +4,7 @@ import html
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +55,14 @@ def metric_table(metrics, **missing):
     return pd.DataFrame(rows).assign(**further, code_version='0.1.16')
 
 
-def estimate(value, spread=0.03):
+def estimate(value, spread=0.03, highest=1.0):
     if value is None or not np.isfinite(value):
         return {'value': None, 'low': None, 'high': None}
-    return {'value': float(value), 'low': float(value) - spread, 'high': min(1.0, float(value) + spread)}
+    return {'value': float(value), 'low': float(value) - spread, 'high': min(highest, float(value) + spread)}
+
+
+def noise_of(scores, opinions):
+    return np.sqrt(np.mean((scores - opinions) ** 2))
 
 
 def summary_of(scores):
@@ -79,9 +84,9 @@ def summary_of(scores):
                 'plcc': estimate(stats.pearsonr(signed, known['mos']).statistic),
                 'plcc_fitted': estimate(stats.pearsonr(signed, known['mos']).statistic),
                 'krcc': estimate(stats.kendalltau(signed, known['mos']).statistic),
-                'rmse': estimate(None if lower_better else np.sqrt(np.mean((signed - known['mos']) ** 2))),
-                'pairwise': {**estimate(0.7), 'pairs': 100},
-                'regret': estimate(0.31),
+                'rmse': estimate(None if lower_better else noise_of(signed, known['mos']), highest=9.0),
+                'pairwise': {**estimate(0.95 - noise_of(signed, known['mos']) / 10), 'pairs': 100},
+                'regret': estimate(noise_of(signed, known['mos']) / 3),
                 'system': {'value': 0.9, 'generators': 3},
                 'align_srcc': estimate(None),
                 'shuffled_srcc': None,
@@ -200,7 +205,11 @@ def test_efficiency_has_a_column_a_device_and_no_row_for_what_was_not_timed():
     metrics.loc[0, 'seconds'], metrics.loc[2, 'device'] = 3.0, 'cuda:0'
     header, *rows = csv.reader(io.StringIO(efficiency_csv(metrics, 'Xeon E5, 2 cores')))
     assert header == ['Method', 'cpu_xeon_e5_2_cores', 'cuda_xeon_e5_2_cores', 'Peak GPU Mem (GB)', 'Peak Mem (GB)']
-    assert rows == [['quick', '0.017', '', '', '0.5'], ['on gpu', '', '0.0289', '0.5', ''], ['slow', '3.0', '', '', '0.5']]
+    assert rows == [
+        ['quick', '0.017', '', '', '0.512'],
+        ['on gpu', '', '0.0289', '0.512', ''],
+        ['slow', '3.0', '', '', '0.512'],
+    ]
 
 
 def test_the_markdown_table_survives_names_that_are_markup(comparison):
@@ -380,3 +389,264 @@ def test_the_page_of_the_twelve_samples_is_under_three_megabytes(tmp_path):
 def test_the_page_of_600_images_and_20_metrics_is_under_15_megabytes(tmp_path):
     write_page(tmp_path / 'page', **large_comparison(tmp_path / 'images'))
     assert (tmp_path / 'page' / 'index.html').stat().st_size < 15e6
+
+
+# ---------------------------------------------------------------- the page in a browser
+
+
+@pytest.fixture(scope='module')
+def chromium(tmp_path_factory):
+    """A function that opens a page in headless Chromium, `width` pixels wide, in a colour scheme, and returns the driver."""
+    webdriver = pytest.importorskip('selenium.webdriver', reason='selenium is not installed: pip install selenium')
+    program = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    driver_program = shutil.which('chromedriver')
+    if not program or not driver_program:
+        pytest.skip('no Chromium with its chromedriver on this machine')
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for option in (
+        *('headless', 'no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run', 'disable-background-networking'),
+        *('disable-component-update', 'disable-sync', f'user-data-dir={tmp_path_factory.mktemp("profile")}'),
+    ):
+        options.add_argument(f'--{option}')
+    options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})
+    service = webdriver.ChromeService(executable_path=driver_program)
+    driver = webdriver.Chrome(options=options, service=service)
+
+    def open_page(folder, width=1280, scheme='light'):
+        size = {'width': width, 'height': 800, 'deviceScaleFactor': 1, 'mobile': width < 500}
+        driver.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', size)
+        features = [{'name': 'prefers-color-scheme', 'value': scheme}]
+        driver.execute_cdp_cmd('Emulation.setEmulatedMedia', {'features': features})
+        for kind in ('browser', 'performance'):
+            driver.get_log(kind)  # forgets those of the page before
+        driver.get((folder / 'index.html').as_uri())
+        return driver
+
+    yield open_page
+    driver.quit()
+
+
+def press(driver, *keys):
+    from selenium.webdriver import ActionChains
+
+    ActionChains(driver).send_keys(*keys).perform()
+
+
+def column_of(driver, header):
+    """What the visible rows of the ranking show below a header, from top to bottom."""
+    return driver.execute_script(
+        """const table = document.querySelector('table.ranking');
+        const column = [...table.tHead.rows[0].cells].findIndex((cell) => cell.innerText.trim().startsWith(arguments[0]));
+        const rows = [...table.tBodies[0].rows].filter((row) => row.checkVisibility());
+        return rows.map((row) => row.cells[column].innerText.split('\\n')[0]);""",
+        header,
+    )
+
+
+def header_button(driver, title):
+    return next(button for button in driver.find_elements('css selector', 'table.ranking th button') if button.text == title)
+
+
+def detail_of(driver):
+    return driver.execute_script(
+        """const detail = document.querySelector('aside.detail');
+        return [detail.querySelector('img')?.src, detail.querySelector('.prompt').textContent];"""
+    )
+
+
+def test_a_click_on_a_header_sorts_and_undefined_values_stay_last(chromium, written):
+    driver = chromium(written)
+    assert column_of(driver, 'Rank') == ['1', '2', '3', '4']
+    button = header_button(driver, 'RMSE')
+    orders = []
+    for expected in ('ascending', 'descending'):
+        button.click()
+        assert button.find_element('xpath', '..').get_attribute('aria-sort') == expected
+        assert len(driver.find_elements('css selector', 'th[aria-sort]')) == 1
+        values = column_of(driver, 'RMSE')
+        assert values[-1] == '–'
+        orders.append([float(value) for value in values[:-1]])
+    assert orders[0] == sorted(orders[0]) and orders[1] == sorted(orders[0], reverse=True)
+    header_button(driver, 'Metric').click()
+    names = column_of(driver, 'Metric')
+    assert names == sorted(names)
+
+
+def test_the_keyboard_sorts_by_enter_and_by_space(chromium, written):
+    from selenium.webdriver.common.keys import Keys
+
+    driver = chromium(written)
+    driver.execute_script('arguments[0].focus()', header_button(driver, 'Rank'))
+    press(driver, Keys.TAB, Keys.TAB)
+    assert driver.switch_to.active_element.text == 'SRCC', 'Tab goes from header to header'
+    press(driver, Keys.ENTER)
+    assert column_of(driver, 'Rank') == ['1', '2', '3', '4']
+    press(driver, Keys.SPACE)
+    assert column_of(driver, 'Rank') == ['4', '3', '2', '1']
+
+
+def test_the_filter_leaves_the_rows_that_contain_a_text(chromium, written):
+    driver = chromium(written)
+    field = driver.find_element('css selector', 'input.filter')
+    field.send_keys('OO')
+    assert sorted(column_of(driver, 'Metric')) == ['good', 'poor']
+    assert driver.find_element('css selector', '.count').text == '2 of 4 metrics'
+    header_button(driver, 'Rank').click()
+    assert len(column_of(driver, 'Metric')) == 2, 'sorting keeps the filter'
+    field.clear()
+    field.send_keys('lower is')
+    assert column_of(driver, 'Metric') == ['reversed']
+
+
+def test_pointing_at_a_dot_shows_its_image_and_its_prompt(chromium, written):
+    from selenium.webdriver import ActionChains
+
+    driver = chromium(written)
+    (data,) = data_of((written / 'index.html').read_text())
+    plot = driver.find_element('css selector', '.scatter')
+    driver.execute_script('arguments[0].scrollIntoView({block: "center"})', plot)
+    # the lowest and the highest opinion stand alone at the edges
+    by_opinion = sorted((image['mos'], index) for index, image in enumerate(data['images']))
+    shown = []
+    for _, index in (by_opinion[0], by_opinion[-1]):
+        image = data['images'][index]
+        dots = driver.find_elements('css selector', '.scatter .point')
+        (dot,) = (dot for dot in dots if dot.get_attribute('aria-label').startswith(f'{image["name"]},'))
+        ActionChains(driver).move_to_element(dot).perform()
+        shown.append(detail_of(driver))
+        assert shown[-1] == [image['picture'], image['prompt']]
+    assert shown[0] != shown[1]
+
+
+def test_the_arrow_keys_go_from_dot_to_dot_and_show_each_image(chromium, written):
+    from selenium.webdriver.common.keys import Keys
+
+    driver = chromium(written)
+    (data,) = data_of((written / 'index.html').read_text())
+    driver.execute_script('document.querySelector("select.mark").focus()')
+    press(driver, Keys.TAB)
+    assert driver.switch_to.active_element.get_attribute('role') == 'option'
+    press(driver, Keys.HOME)
+    seen = []
+    for _ in data['images']:
+        focused = driver.switch_to.active_element.get_attribute('aria-label')
+        (image,) = (image for image in data['images'] if focused.startswith(f'{image["name"]},'))
+        assert detail_of(driver) == [image['picture'], image['prompt']]
+        seen.append(image['mos'])
+        press(driver, Keys.ARROW_RIGHT)
+    assert seen == sorted(image['mos'] for image in data['images']), 'every image, from the lowest opinion to the highest'
+    selected = driver.find_elements('css selector', '.scatter [aria-selected=true]')
+    assert len(selected) == 1 and selected[0] == driver.switch_to.active_element
+
+
+def test_choosing_a_metric_shows_its_dots_and_its_disagreements(chromium, written):
+    from selenium.webdriver.common.keys import Keys
+
+    driver = chromium(written)
+    (data,) = data_of((written / 'index.html').read_text())
+    driver.execute_script('document.querySelector(".metrics input:checked").focus()')
+    for metric in (*data['metrics'][1:], data['metrics'][0]):
+        press(driver, Keys.ARROW_RIGHT)
+        assert driver.find_element('css selector', '.of-metric').text == f'of {metric["name"]}'
+        dots = driver.find_elements('css selector', '.scatter .point')
+        assert len(dots) == sum(score is not None for score in metric['scores'])
+        for side in ('high', 'low'):
+            pictures = driver.execute_script(
+                'return [...document.querySelectorAll(arguments[0])].map((image) => image.src)', f'.too-{side} img'
+            )
+            assert pictures == [data['images'][index]['picture'] for index in metric[side]]
+    driver.find_element('css selector', 'tr[data-metric="poor"] a').click()
+    assert driver.find_element('css selector', '.of-metric').text == 'of poor'
+
+
+def test_dots_of_better_scores_stand_higher_also_where_low_is_good(chromium, written):
+    driver = chromium(written)
+    for metric in ('good', 'reversed'):
+        driver.find_element('css selector', f'tr[data-metric="{metric}"] a').click()
+        places = driver.execute_script(
+            """const dots = [...document.querySelectorAll('.scatter .point')];
+            return ['cx', 'cy'].map((name) => dots.map((dot) => Number(dot.getAttribute(name))));"""
+        )
+        assert stats.spearmanr(*places).statistic < -0.8, 'y goes down on a screen'
+
+
+def test_marking_a_generator_marks_its_images_only(chromium, written, comparison):
+    driver = chromium(written)
+    select = driver.find_element('css selector', 'select.mark')
+    for name in ('<b>bold</b>', 'GLIDE'):
+        next(option for option in select.find_elements('css selector', 'option') if option.text == name).click()
+        marked = driver.find_elements('css selector', '.scatter .point.marked')
+        images = comparison['scores'].query('generator == @name')['image']
+        assert {dot.get_attribute('aria-label').partition(',')[0] for dot in marked} == set(images)
+
+
+def test_the_page_makes_no_request_and_no_error(chromium, written):
+    driver = chromium(written, width=390)
+    driver.find_element('css selector', 'tr[data-metric="poor"] a').click()
+    requests = [json.loads(entry['message'])['message'] for entry in driver.get_log('performance')]
+    addresses = [
+        request['params']['request']['url'] for request in requests if request['method'] == 'Network.requestWillBeSent'
+    ]
+    assert any(address.endswith('index.html') for address in addresses), 'the log works'
+    assert {address.partition(':')[0] for address in addresses} <= {'file', 'data'}
+    assert [address for address in addresses if address.startswith('file') and 'index.html' not in address] == []
+    assert driver.get_log('browser') == []
+    assert driver.find_elements('css selector', 'img[onerror]') == []
+
+
+@pytest.mark.parametrize('width', [320, 390, 800])
+def test_nothing_but_tables_scrolls_sideways(chromium, written, width):
+    driver = chromium(written, width=width)
+    driver.execute_script('for (const part of document.querySelectorAll("details")) part.open = true')
+    script = 'return [document.documentElement.scrollWidth, document.documentElement.clientWidth]'
+    needed, there = driver.execute_script(script)
+    assert needed <= there <= width
+    assert driver.execute_script('const box = document.querySelector(".scroll"); return box.scrollWidth > box.clientWidth')
+
+
+CONTRASTS = """
+const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+const rgb = (colour) => {
+  canvas.clearRect(0, 0, 1, 1);
+  canvas.fillStyle = colour;
+  canvas.fillRect(0, 0, 1, 1);
+  return [...canvas.getImageData(0, 0, 1, 1).data];
+};
+const light = ([r, g, b]) => [r, g, b].map((part) => part / 255)
+  .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, part, place) => sum + part * [0.2126, 0.7152, 0.0722][place], 0);
+const ratio = (one, other) => (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+for (const part of document.querySelectorAll('details')) part.open = true;
+const found = [];
+for (const element of document.querySelectorAll('body *')) {
+  const words = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+  if (!words || !element.checkVisibility() || element.closest('.hidden, option')) continue;
+  let behind = element, ground;
+  while ((ground = rgb(getComputedStyle(behind).backgroundColor))[3] === 0) behind = behind.parentElement;
+  const style = getComputedStyle(element);
+  const ink = rgb(element instanceof SVGElement ? style.fill : style.color);
+  const name = element.className.baseVal ?? element.className;
+  found.push([ratio(light(ink), light(ground)), name, element.textContent.slice(0, 40)]);
+}
+return [light(rgb(getComputedStyle(document.body).backgroundColor)), found];
+"""
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_all_texts_have_contrast_in_the_light_and_in_the_dark(chromium, written, scheme):
+    driver = chromium(written, scheme=scheme)
+    paper, found = driver.execute_script(CONTRASTS)
+    assert paper > 0.8 if scheme == 'light' else paper < 0.05
+    assert len(found) > 100
+    assert [text for text in found if text[0] < 4.5] == []
+
+
+def test_the_page_without_a_script_still_shows_its_tables(chromium, written):
+    driver = chromium(written)
+    driver.execute_cdp_cmd('Emulation.setScriptExecutionDisabled', {'value': True})
+    driver.refresh()
+    driver.execute_cdp_cmd('Emulation.setScriptExecutionDisabled', {'value': False})
+    assert 'Without JavaScript' in driver.find_element('css selector', 'noscript').text
+    assert column_of(driver, 'Rank') == ['1', '2', '3', '4']
+    assert not driver.find_element('css selector', '.scatter').is_displayed()

@@ -1,1 +1,1 @@
-"""The comparison of metrics: a store of scores, statistics of them, and a page that shows both."""
+"""Image quality metrics compared on the same images: scored, summarised with intervals and tests, and shown on a page."""

@@ -80,7 +80,7 @@ def efficiency_csv(metrics: pd.DataFrame, hardware: str) -> str:
     for kind, row in zip(kinds, timed.to_dict('records'), strict=True):
         cells = {'Method': row['metric'], columns[kind]: round(row['seconds'], 4)}
         if pd.notna(row['peak_mb']):
-            cells[memory[kind]] = round(row['peak_mb'] / 1024, 4)
+            cells[memory[kind]] = round(row['peak_mb'] / 1000, 4)
         rows.append([cells.get(name, '') for name in header])
     return _csv(rows)
 

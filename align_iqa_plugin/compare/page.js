@@ -87,7 +87,6 @@ function explore(section, dataset, number) {
     });
   });
   if (mark) mark.addEventListener('change', draw);
-  onResize(plot, draw);
 
   function choose(index) {
     metric = dataset.metrics[index];
@@ -119,6 +118,7 @@ function explore(section, dataset, number) {
   }
 
   choose(0);
+  onResize(plot, draw);
 }
 
 function pairs(dataset, metric) {
@@ -140,7 +140,7 @@ function miniature(dataset, metric) {
     return `M${across.toFixed(1)} ${(metric.lower_better ? 4 + up : 60 - up).toFixed(1)}h0`;
   });
   const picture = element('svg:svg', { viewBox: '0 0 100 64', 'aria-hidden': 'true', preserveAspectRatio: 'none' });
-  picture.append(element('svg:path', { d: path.join('') }));
+  picture.append(element('svg:path', { d: path.join(''), class: known.length < 60 ? 'few' : '' }));
   return picture;
 }
 
@@ -209,8 +209,7 @@ function onResize(box, draw) {
     width = box.clientWidth;
     draw();
   }).observe(box);
-  draw_later();
-  function draw_later() { requestAnimationFrame(draw); }
+  draw();
 }
 
 // Maps values to 0..1, with a margin, and gives the places of the ticks.
@@ -224,7 +223,7 @@ function scale({ low, high }, logarithmic) {
     const steps = end - start > 3 ? [1] : [1, 2, 5];
     for (let power = Math.floor(start); power <= end; power++) ticks.push(...steps.map((step) => step * 10 ** power));
   } else {
-    const rough = (end - start) / 5;
+    const rough = (end - start) / 8;
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].find((candidate) => candidate * power >= rough) * power;
     for (let tick = Math.ceil(start / step); tick * step <= end; tick++) ticks.push(tick * step);
@@ -275,6 +274,7 @@ function drawPlot(box, points, { title, x, y, height: heightFor, front, first, s
   const group = element('svg:g', { role: 'listbox', 'aria-label': `${title}. The arrow keys go from dot to dot.` });
   const ring = element('svg:circle', { class: 'ring', r: 9, 'aria-hidden': 'true' });
   const radius = points.length > 1500 ? 2.5 : points.length > 300 ? 3.5 : 5;
+  let active;
   // the marked ones are drawn last, on top of the others
   const drawn = [...points].sort((one, other) => (one.kind === 'marked') - (other.kind === 'marked'));
   for (const point of drawn) {
@@ -282,6 +282,7 @@ function drawPlot(box, points, { title, x, y, height: heightFor, front, first, s
       class: `point ${point.kind}`, cx: left(point.x), cy: top(point.y), r: radius,
       role: 'option', tabindex: -1, 'aria-label': point.text, 'aria-selected': 'false',
     });
+    point.circle.addEventListener('focus', () => point !== active && activate(point, false));
     group.append(point.circle);
   }
   svg.append(group, ring);
@@ -289,7 +290,6 @@ function drawPlot(box, points, { title, x, y, height: heightFor, front, first, s
 
   const byX = [...points].sort((one, other) => one.x - other.x || one.y - other.y);
   const byY = [...points].sort((one, other) => (one.y - other.y) * (y.turned ? -1 : 1) || one.x - other.x);
-  let active;
   const activate = (point, focus) => {
     if (active) {
       active.circle.setAttribute('tabindex', -1);
@@ -336,11 +336,6 @@ function drawPlot(box, points, { title, x, y, height: heightFor, front, first, s
     event.preventDefault();
     if (next) activate(next, true);
   });
-  group.addEventListener('focusin', (event) => {
-    const point = points.find(({ circle }) => circle === event.target);
-    if (point && point !== active) activate(point, false);
-  });
-
   const wanted = box.dataset.active ?? String(first);
   activate(points.find((point) => String(point.key) === wanted) ?? byX.at(-1), hadFocus);
 }
@@ -353,7 +348,7 @@ function labels(points, left, top, width) {
     box.x + box.w <= other.x || other.x + other.w <= box.x || box.y + box.h <= other.y || other.y + other.h <= box.y);
   for (const point of [...points].sort((one, other) => other.y - one.y)) {
     const [px, py, w] = [left(point.x), top(point.y), point.label.length * 6.7];
-    const places = [[px + 9, py - 7], [px - 9 - w, py - 7], [px - w / 2, py - 24], [px - w / 2, py + 10], [px + 8, py - 20], [px + 8, py + 6], [px - 8 - w, py - 20], [px - 8 - w, py + 6]];
+    const places = [[px + 12, py - 7], [px - 12 - w, py - 7], [px - w / 2, py - 24], [px - w / 2, py + 10], [px + 8, py - 20], [px + 8, py + 6], [px - 8 - w, py - 20], [px - 8 - w, py + 6]];
     const place = places.map(([x, y]) => ({ x, y, w, h: 14 })).find(free);
     if (!place) continue;
     taken.push(place);

@@ -9,11 +9,13 @@ import hashlib
 import io
 import itertools
 import math
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from PIL import Image
@@ -68,9 +70,9 @@ class Column:
 COLUMNS = (
     Column('rank', 'Rank', 'Place by SRCC.', low_first=True),
     Column('metric', 'Metric', low_first=True),
-    Column('group', 'Group', 'Metrics that share a letter are not told apart by these images.', low_first=True, optional=True),
     Column('srcc', 'SRCC', 'Spearman correlation of scores and opinions: agreement of the order. 1 is best, 0 chance.', 'high'),
     Column('whisker', '', ''),
+    Column('group', 'Group', 'Metrics that share a letter are not told apart by these images.', low_first=True, optional=True),
     Column('plcc', 'PLCC', 'Pearson correlation of scores and opinions as they are.', 'high'),
     Column('plcc_fitted', 'PLCC fitted', 'The same after a logistic curve is fitted from scores to opinions.', 'high'),
     Column('krcc', 'KRCC', 'Kendall correlation: pairs in the right order less pairs in the wrong one, as a share.', 'high'),
@@ -78,7 +80,8 @@ COLUMNS = (
     Column(
         'pairwise',
         'Pairs',
-        'Of two images of one prompt, how often the metric prefers the one that people prefer; .5 is chance.',
+        'Of two images of one prompt whose opinions differ by more than their noise, '
+        'how often the metric prefers the one that people prefer; .5 is chance.',
         'high',
         optional=True,
     ),
@@ -93,6 +96,7 @@ COLUMNS = (
     Column('system', 'Systems', "SRCC over the generators' mean scores.", 'high', optional=True),
     Column('align_srcc', 'Alignment', 'SRCC against opinions on how well an image fits its prompt.', 'high', optional=True),
     Column('shuffled_srcc', 'Shuffled', 'SRCC when every image is scored with the prompt of another one.', optional=True),
+    Column('shuffled_align_srcc', 'Alignment, shuffled', 'The same, against the opinions on alignment.', optional=True),
     Column('p_vs_best', 'p', 'Of the difference from the best metric, Holm-corrected.', optional=True, low_first=True),
     Column('n', 'Images', 'Images with a score.'),
     Column('failures', 'Failed', 'Images without a score.', low_first=True),
@@ -141,8 +145,9 @@ def write_page(directory: Path, summary: Mapping, scores: pd.DataFrame, metrics:
         _write(directory / name, text)
     scores.to_parquet(directory / 'scores.parquet', index=False)
     files = [*texts, 'scores.parquet']
+    scored = _without_failures(scores)
     for number, (name, numbers) in enumerate(summary['datasets'].items(), 1):
-        rows = scores[scores['dataset'] == name]
+        rows = scored[scored['dataset'] == name]
         # two names may differ only in what a file's name cannot hold
         same = [file_name(other) for other in summary['datasets']].count(file_name(name)) > 1
         end = f'{file_name(name)}_{number}' if same else file_name(name)
@@ -166,6 +171,7 @@ def page_html(
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
+    scores = _without_failures(scores)
     style, script = ((folder / name).read_text(encoding='utf-8') for name in ('page.css', 'page.js'))
     runs = metrics.set_index('metric', drop=False)
     limit = MAX_PICTURES // len(summary['datasets'])
@@ -189,7 +195,10 @@ def page_html(
         datasets=views,
         data=data,
         missing=[(row['metric'], row['reason'] or 'no reason given') for row in _rows(runs) if row['metric'] not in compared],
-        provenance=provenance,
+        provenance={
+            name: shlex.join(value) if name == 'command' and not isinstance(value, str) else value
+            for name, value in provenance.items()
+        },
         runs=[
             (row['metric'], [_plain(row.get(key)) for key in RUN_COLUMNS]) for row in _rows(runs) if row['metric'] in compared
         ],
@@ -215,7 +224,7 @@ def _view(name: str, numbers: Mapping, scores: pd.DataFrame, runs: pd.DataFrame,
     best = {}
     for column in columns:
         known = [_number(row, column) for row in rows.values() if column.best and _number(row, column) is not None]
-        best[column.key] = {'high': max, 'low': min}[column.best](known) if len(known) > 1 else None
+        best[column.key] = {'high': max, 'low': min}[column.best](known) if len(set(known)) > 1 else None
     prompts = images['prompt_id'].where(images['prompt_id'] != '', images['prompt'])
     subtitle = [_count(numbers['n'], 'image'), _count(len(rows), 'metric')]
     if prompts.any():
@@ -236,7 +245,7 @@ def _view(name: str, numbers: Mapping, scores: pd.DataFrame, runs: pd.DataFrame,
     return {
         'name': name,
         'subtitle': ' · '.join(subtitle),
-        'noise': _readable(numbers.get('noise')),
+        'noise': _noise(numbers.get('noise') or {}),
         'columns': columns,
         'whisker_from': field_form(low, 1) if low else '0',
         'rows': [
@@ -252,7 +261,7 @@ def _view(name: str, numbers: Mapping, scores: pd.DataFrame, runs: pd.DataFrame,
         if len(data['images']) < images['mos'].notna().sum()
         else '',
         'pictures': ' '.join(left_out),
-        'strata': _strata(rows),
+        'strata': _strata(rows, numbers.get('prompt_words') or {}),
         'has_speed': any(row['seconds'] and value_of(row.get('srcc')) is not None for row in rows.values()),
         'device': f' on {devices.pop()}' if len(devices) == 1 else '',
         'failures': _failures(scores[scores['metric'].isin(list(rows))]),
@@ -290,10 +299,10 @@ def _cell(column: Column, metric: str, row: Mapping, best: float | None, low: fl
 
 
 def _whisker(estimate: object, low: float) -> dict:
-    """Places of a value and its interval on a line of 130 units from `low` to 1, with a margin of 5."""
+    """Places of a value and its interval on a line of 170 units from `low` to 1, with a margin of 5."""
 
     def place(value: float) -> float:
-        return round(5 + 120 * (value - low) / (1 - low), 1)
+        return round(5 + 160 * (value - low) / (1 - low), 1)
 
     value, ends = value_of(estimate), interval_of(estimate)
     return {
@@ -312,7 +321,19 @@ def _notes(row: Mapping, scores: pd.DataFrame) -> str:
     return ', '.join(notes)
 
 
-def _strata(rows: Mapping[str, Mapping]) -> list[dict]:
+def _noise(noise: Mapping) -> str:
+    """How much of the order of the opinions is known, as a sentence."""
+    if not noise.get('pairs'):
+        return ''
+    if noise.get('raters') is None:
+        return f'{noise["pairs"]:,} pairs of images of one prompt; how far their opinions are noise is not known.'
+    return (
+        f'Of {noise["pairs"]:,} pairs of images of one prompt, {noise["distinguishable"]:,} differ by more than the noise of '
+        f'{noise["raters"]} ratings an image ({noise["source"]}).'
+    )
+
+
+def _strata(rows: Mapping[str, Mapping], prompt_words: Mapping) -> list[dict]:
     """Tables of SRCC, metrics by parts of the images; those of at least two parts."""
     tables = []
     for key, title in STRATA.items():
@@ -320,7 +341,12 @@ def _strata(rows: Mapping[str, Mapping]) -> list[dict]:
         names = list(dict.fromkeys(name for parts in strata.values() for name in parts))
         if len(names) < 2:
             continue
-        columns = [(name, max(parts[name]['n'] for parts in strata.values() if name in parts)) for name in names]
+        columns = []
+        for name in names:
+            note = f'n = {max(parts[name]["n"] for parts in strata.values() if name in parts):,}'
+            if key == 'prompt_length' and name in prompt_words:
+                note = f'{" to ".join(map(str, prompt_words[name]))} words, {note}'
+            columns.append((name, note))
         cells = [(metric, [_heat(parts.get(name, {}).get('srcc')) for name in names]) for metric, parts in strata.items()]
         tables.append({'title': title, 'columns': columns, 'rows': cells})
     return tables
@@ -337,7 +363,12 @@ def _heat(estimate: object) -> tuple[str, str]:
 def _failures(scores: pd.DataFrame) -> list[dict]:
     failed = scores[scores['score'].isna()]
     return [
-        {'metric': metric, 'reason': reason or 'no reason given', 'count': len(rows), 'example': rows['image'].iloc[0]}
+        {
+            'metric': metric,
+            'reason': reason or 'the score is no finite number',
+            'count': len(rows),
+            'example': rows['image'].iloc[0],
+        }
         for (metric, reason), rows in failed.groupby(['metric', 'reason'], sort=False)
     ]
 
@@ -345,13 +376,18 @@ def _failures(scores: pd.DataFrame) -> list[dict]:
 # What the script shows of a data set ----------------------------------------------------------------------------------
 
 
+def _without_failures(scores: pd.DataFrame) -> pd.DataFrame:
+    """The score table with NaN for every score that does not count: that of a failure, or one that is no finite number."""
+    counts = np.isfinite(scores['score'].astype(float)) & (scores['reason'].fillna('') == '')
+    return scores.assign(score=scores['score'].where(counts), reason=scores['reason'].fillna(''))
+
+
 def _images_and_scores(scores: pd.DataFrame, metrics: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The images of a data set, and the score of each (rows) by each metric (columns)."""
     scores = scores[scores['metric'].isin(list(metrics))]
     # a name may stand in the labels more than once, with other prompts
-    scores = scores.assign(time=scores.groupby(['metric', 'image']).cumcount())
-    images = scores.drop_duplicates(['image', 'time']).set_index(['image', 'time'], drop=False)
-    matrix = scores.pivot(index=['image', 'time'], columns='metric', values='score')
+    images = scores.drop_duplicates(['image', 'prompt']).set_index(['image', 'prompt'], drop=False)
+    matrix = scores.pivot(index=['image', 'prompt'], columns='metric', values='score')
     matrix = matrix.reindex(index=images.index, columns=list(metrics))
     return images.reset_index(drop=True), matrix.reset_index(drop=True)
 
@@ -465,10 +501,3 @@ def _plain(value: object) -> str:
     if value is None or value != value or value == '':
         return '–'
     return f'{value:.4g}' if isinstance(value, float) else str(value)
-
-
-def _readable(value: object) -> object:
-    """Nested data with its numbers in the field's form."""
-    if isinstance(value, Mapping):
-        return {str(key).replace('_', ' '): _readable(inner) for key, inner in value.items()}
-    return _minus(field_form(value)) if isinstance(value, float) else value
