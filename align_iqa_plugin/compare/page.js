@@ -153,9 +153,8 @@ function picture(image, dataset, metric, index) {
   const facts = element('dl');
   const add = (name, value) => value && facts.append(element('dt', {}, name), element('dd', { dir: 'auto' }, value));
   const places = metric.places[index];
-  add('opinion', shown(image.mos, 2) + (image.mos_std === null ? '' : ` ± ${shown(image.mos_std, 2)}`) + `, place ${places[0]}`);
-  add('score', `${number4(metric.scores[index])}, place ${places[1]}`);
-  add('places of', String(metric.placed));
+  add('opinion', shown(image.mos, 2) + (image.mos_std === null ? '' : ` ± ${shown(image.mos_std, 2)}`) + `, place ${places[0]} of ${metric.placed}`);
+  add('score', `${number4(metric.scores[index])}, place ${places[1]} of ${metric.placed}`);
   add('generator', image.generator);
   add('style', image.style);
   add('image', image.name);

@@ -241,13 +241,14 @@ def _view(name: str, numbers: Mapping, scores: pd.DataFrame, runs: pd.DataFrame,
     if unreadable:
         left_out.append(f'{_count(unreadable, "picture")} could not be read.')
     devices = {str(runs['device'][metric]) for metric in rows if metric in runs.index}
-    low = min([0, *((interval_of(row.get('srcc')) or (0,))[0] for row in rows.values())])
+    lowest = min([0, *((interval_of(row.get('srcc')) or (value_of(row.get('srcc')) or 0,))[0] for row in rows.values())])
+    low = math.floor(lowest * 10) / 10
     return {
         'name': name,
         'subtitle': ' · '.join(subtitle),
         'noise': _noise(numbers.get('noise') or {}),
         'columns': columns,
-        'whisker_from': field_form(low, 1) if low else '0',
+        'whisker_from': _minus(field_form(low, 1)) if low else '0',
         'rows': [
             {
                 'metric': metric,
