@@ -190,6 +190,11 @@ class AlignIQA(nn.Module):
         image = self._check(image, caption_list)
         return self.head(self.features(image, caption_list, *(plain or self.plain_blocks(image))))
 
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether scores depend on `caption_list`; a guide that does not say that it reads none counts as one that does."""
+        return self.guide is not None and getattr(self.guide, 'reads_prompts', True)
+
     def plain_blocks(self, image: Float[Tensor, 'b 3 h w']) -> tuple[list[Tensor], Tensor]:
         """The blocks before the first injection: outputs of the stages that end there, and the tokens that leave them.
 

@@ -1,6 +1,7 @@
 """Metrics of pyiqa for the comparison: found, told apart by all that their scores depend on, or missing with a reason."""
 
 import json
+import sys
 import urllib.request
 from dataclasses import replace
 from urllib.error import URLError
@@ -153,11 +154,29 @@ def test_prompts_do_not_reach_a_network_that_takes_none(images):
     assert Metric('entropy', CPU)(images[:1], ['a cat']) == Metric('entropy', CPU)(images[:1], None)
 
 
+def test_a_network_that_says_that_it_reads_no_prompts_is_not_given_any(own, images, monkeypatch):
+    assert not Metric('align_iqa', CPU).configuration.uses_prompt
+    monkeypatch.setattr(_Prompted, 'reads_prompts', False, raising=False)
+    metric = Metric('_Prompted', CPU)
+    assert not metric.configuration.uses_prompt
+    assert metric(images[:1], ['bc']) == [0.0]
+
+
 def test_the_network_of_clipscore_is_one_that_takes_prompts():
     import inspect
 
     archs = pytest.importorskip('pyiqa.archs.clipscore_arch', exc_type=ImportError)
     assert set(module.PROMPT_KEYWORDS) & set(inspect.signature(archs.CLIPScore.forward).parameters)
+
+
+def test_a_metric_may_write_to_standard_output(own, images, monkeypatch, capsys):
+    def forward(self, x):
+        sys.stdout.write('downloading')
+        return torch.zeros(len(x), 1)
+
+    monkeypatch.setattr(_Several, 'forward', forward)
+    assert Metric('_Several', CPU)(images[:1], None) == [0.0]
+    assert capsys.readouterr().out == ''
 
 
 def test_several_numbers_for_an_image_are_no_score(own, images):

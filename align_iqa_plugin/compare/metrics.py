@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from traceback import walk_tb
 
@@ -118,13 +119,16 @@ class Metric:
         self.device = device
         seed_everything(SEED)  # parts without weights, if a metric has any, are then the same in every run
         try:
-            with redirect_stdout(None):
+            with redirect_stdout(StringIO()):
                 self._model = pyiqa.create_metric(name, device=device)
         # whatever the code of some 70 metrics, torch, timm, transformers and open_clip raise
         except Exception as error:
             raise MetricUnavailable(_what_is_missing(error)) from error
-        parameters = inspect.signature(self._model.net.forward).parameters
-        self._prompt_keyword = next((keyword for keyword in PROMPT_KEYWORDS if keyword in parameters), None)
+        network = self._model.net
+        parameters = inspect.signature(network.forward).parameters
+        # a network may take prompts and make no use of them, and then say so
+        keywords = PROMPT_KEYWORDS if getattr(network, 'reads_prompts', True) else ()
+        self._prompt_keyword = next((keyword for keyword in keywords if keyword in parameters), None)
         config = DEFAULT_CONFIGS[name]
         self.configuration = Configuration(
             metric=name,
@@ -149,7 +153,7 @@ class Metric:
         """
         seed_everything(SEED)  # some metrics draw crops: the score of an image is then the same in every run
         keywords = {self._prompt_keyword: list(prompts)} if prompts and self._prompt_keyword else {}
-        with torch.no_grad(), redirect_stdout(None):
+        with torch.no_grad(), redirect_stdout(StringIO()):
             output = self._model(images, **keywords)
         scores = torch.as_tensor(output).detach().double().flatten().tolist()
         if len(scores) != len(images):

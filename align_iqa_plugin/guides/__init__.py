@@ -2,7 +2,7 @@
 
 A guide is a module with an attribute `dim` (width of its tokens) and ``forward(image, prompts) -> (b, g, dim)``, image RGB in
 [0, 1] of shape (b, 3, h, w), prompts None or a list of b texts or Nones. Its constructor's keywords become keys of
-`guide_options` in a training file::
+`guide_options` in a training file. One that makes no use of prompts says so by ``reads_prompts = False``::
 
     from align_iqa_plugin.guides import GUIDES
     GUIDES['sharpness'] = 'my_package.sharpness:SharpnessGuide'    # or the class itself

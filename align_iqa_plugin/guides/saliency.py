@@ -25,6 +25,8 @@ class SaliencyGuide(nn.Module):
             the scale decides which objects stand out, hence several.
     """
 
+    reads_prompts = False
+
     def __init__(self, *, dim: int = 64, scales: Sequence[int] = (56, 112, 224)):
         super().__init__()
         self.dim = dim
