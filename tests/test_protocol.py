@@ -128,10 +128,29 @@ def test_the_page_has_median_and_spread_and_the_reported_numbers(run, tmp_path):
     (tmp_path / 'results.json').write_text(json.dumps(results))
     page = results_page([tmp_path / 'results.json'])
     row = next(line for line in page.splitlines() if line.startswith('| tiny |'))
-    assert '| 1 to 3 | .5000 (-.2500 to .7500) |' in row
+    assert '| 1 to 3 | .5000 (-.2500 to .7500) |  |' in row
     assert statistics.median(values) == 0.5
     assert row.endswith('| .800 / .900 |')
     assert results['folds']['1']['data_sha256'] in page
+
+
+def test_rows_of_other_folds_are_compared_on_the_folds_that_they_share(run, tmp_path):
+    results = json.loads((run[0] / 'results.json').read_text())
+
+    def row(name, values):
+        folds = {
+            fold: {**results['folds']['1'], 'test': {**results['folds']['1']['test'], 'SRCC': value}}
+            for fold, value in values.items()
+        }
+        file = tmp_path / f'{name}.json'
+        options = {**results['options'], 'train': {**results['options']['train'], 'ridge_alpha': len(values)}}
+        file.write_text(json.dumps({**results, 'name': name, 'options': options, 'folds': folds}))
+        return file
+
+    page = results_page([row('b', {'1': 0.5, '2': 0.75}), row('a', {'1': 0.75, '2': 0.5, '3': 0.25})])
+    rows = {line.split(' | ')[0]: line for line in page.splitlines()}
+    assert '| 1 to 2 | .6250 (.5000 to .7500) | +.0000 (-.2500 to +.2500) |' in rows['| b']
+    assert '| 1 to 3 | .5000 (.2500 to .7500) |  |' in rows['| a']
 
 
 @pytest.mark.parametrize('content', ['', 'no JSON', '[]', '{"name": "x"}'])
