@@ -1,5 +1,6 @@
 """The page of results: files of `align-iqa protocol` in, Markdown tables out. Nothing on it is typed by hand."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
@@ -120,7 +121,8 @@ def _provenance(rows: Sequence[Mapping]) -> str:
     }.items():
         lines.append(f'- {title}: {"; ".join(dict.fromkeys(map(str, values)))}')
     lines.append('- commands:')
-    commands = dict.fromkeys(numbers['environment']['command'] for numbers in folds)
+    # where files lay on that machine tells nobody anything
+    commands = dict.fromkeys(re.sub(r'(?<=[\s=])/\S+/', '', numbers['environment']['command']) for numbers in folds)
     return '\n'.join([*lines, *(f'  - `{command}`' for command in commands), ''])
 
 

@@ -20,6 +20,24 @@ def test_a_case_that_fails_ends_the_command_with_its_reason():
     assert 'backbone, forward failed' in result.output
 
 
-def test_reading_takes_a_batch_from_the_samples_faster_with_the_cache():
-    seconds = {case: bench.measure(case, 8, 3, 'cpu')['seconds'] for case in bench.CASES if case.startswith('reading')}
-    assert seconds['reading, image_cache'] < seconds['reading, from JPEGs']
+@pytest.mark.parametrize('case', ['reading, image_cache', 'metric, cnniqa'])
+def test_a_case_gives_seconds_and_megabytes(case):
+    figures = bench.measure(case, 2, 1, 'cpu')
+    assert figures['seconds'] > 0
+    assert figures['megabytes'] > -1  # of reading a few images, it is noise around nothing
+
+
+def test_networks_with_random_weights_download_nothing_and_leave_pyiqa_as_it_was(monkeypatch):
+    import urllib.request
+
+    import timm
+    import torch
+
+    def refused(*arguments, **keywords):
+        raise AssertionError('a download')
+
+    monkeypatch.setattr(urllib.request, 'urlopen', refused)
+    before = timm.create_model, torch.nn.Module.load_state_dict
+    network = bench._random_network('hyperiqa')
+    assert sum(parameter.numel() for parameter in network.parameters()) > 2e7
+    assert (timm.create_model, torch.nn.Module.load_state_dict) == before

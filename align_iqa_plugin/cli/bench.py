@@ -1,4 +1,7 @@
-"""`align-iqa bench`: what Align-IQA costs beside its bare backbone, and what `image_cache` saves, as ratios from one run."""
+"""`align-iqa bench`: what Align-IQA costs beside its bare backbone or other metrics, and what `image_cache` saves.
+
+All as ratios from one run.
+"""
 
 from typing import Annotated
 
@@ -9,9 +12,15 @@ def bench(
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
     repeats: Annotated[int, typer.Option(min=1, help='Timed runs of each; the median counts.')] = 5,
     device: Annotated[str | None, typer.Option(help='cpu, cuda ...; the GPU if there is one.')] = None,
+    metrics: Annotated[
+        bool, typer.Option('--metrics', help='Other metrics of pyiqa instead, on one image of 512 x 512.')
+    ] = False,
 ) -> None:
     """Forward time, peak memory and trained parameters against timm's bare ViT; a training step against full fine-tuning;
     reading a batch of 512 x 512 JPEGs for the network, with `image_cache` against without.
+
+    With --metrics: an image of 512 x 512 pixels by `align_iqa` and by networks of pyiqa, which have random weights, since speed
+    does not depend on them; nothing is downloaded.
 
     Each figure is measured in a process of its own, since the peak of a process never goes down.
     """
@@ -25,30 +34,37 @@ def bench(
     from rich.progress import track
     from rich.table import Table
 
+    cases = METRIC_CASES if metrics else CASES
     figures = {}
-    for case in track(CASES, description='Measuring', console=Console(stderr=True), transient=True):
+    for case in track(cases, description='Measuring', console=Console(stderr=True), transient=True):
         command = [sys.executable, '-m', __name__, case, str(batch_size), str(repeats), device or '']
         # every tensor in pages of its own, which go back to the system when it is freed: else the peak counts old ones
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536'})
         if done.returncode:
             typer.echo(f'align-iqa bench: {case} failed: {done.stderr.strip().splitlines()[-1]}', err=True)
-            raise typer.Exit(1)
-        figures[case] = json.loads(done.stdout.splitlines()[-1])
+        else:
+            figures[case] = json.loads(done.stdout.splitlines()[-1])
 
-    table = Table(box=box.SIMPLE, title=f'batch {batch_size}, median of {repeats}, ratio to the first of its kind')
-    for column in ('', 'time', 'ratio', 'memory', 'ratio', 'trained'):
+    batch = 'one image' if metrics else f'batch {batch_size}'
+    table = Table(box=box.SIMPLE, title=f'{batch}, median of {repeats}, ratio to the first of its kind')
+    for column in ('', 'time', 'ratio', 'memory', 'ratio', 'parameters' if metrics else 'trained'):
         table.add_column(column, justify='left' if not column else 'right', no_wrap=True)
-    for number, (case, figure) in enumerate(figures.items()):
-        base = figures[CASES[number - number % 2]]
+    for number, case in enumerate(cases):
+        first = cases[0 if metrics else number - number % 2]
+        if case not in figures or first not in figures:
+            continue
+        figure, base = figures[case], figures[first]
         table.add_row(
             case,
             f'{figure["seconds"]:.3f} s',
             f'{figure["seconds"] / base["seconds"]:.2f}',
             f'{figure["megabytes"]:.0f} MB',
             f'{figure["megabytes"] / base["megabytes"]:.2f}',
-            f'{figure["trained"] / 1e6:.2f} M' if 'trained' in figure else '',
+            f'{figure["parameters"] / 1e6:.2f} M' if 'parameters' in figure else '',
         )
     Console().print(table)
+    if len(figures) < len(cases):
+        raise typer.Exit(1)
 
 
 CASES = (
@@ -57,6 +73,23 @@ CASES = (
     *('backbone, fine-tuning step', 'align_iqa, training step'),
     *('reading, from JPEGs', 'reading, image_cache'),
 )
+METRIC_CASES = tuple(
+    f'metric, {name}'
+    for name in ('align_iqa', *('topiq_nr', 'maniqa', 'hyperiqa', 'dbcnn', 'cnniqa', 'musiq', 'liqe', 'clipiqa', 'wadiqam_nr'))
+)
+# OpenAI's architectures that LIQE and CLIP-IQA build on, as arguments of pyiqa's CLIP class; numbers as in open_clip's model
+# configurations RN50 and ViT-B-32
+CLIP_TEXT = {
+    'context_length': 77,
+    'vocab_size': 49408,
+    'transformer_width': 512,
+    'transformer_heads': 8,
+    'transformer_layers': 12,
+}
+CLIP_TOWERS = {
+    'RN50': {'embed_dim': 1024, 'vision_layers': (3, 4, 6, 3), 'vision_width': 64, 'vision_patch_size': None},
+    'ViT-B/32': {'embed_dim': 512, 'vision_layers': 12, 'vision_width': 768, 'vision_patch_size': 32},
+}
 
 
 def measure(case: str, batch_size: int, repeats: int, device: str) -> dict[str, float]:
@@ -70,7 +103,12 @@ def measure(case: str, batch_size: int, repeats: int, device: str) -> dict[str, 
 
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     reading = case.startswith('reading')
-    run, figures = _reading(case, batch_size) if reading else _network(case, batch_size, device)
+    if reading:
+        run, figures = _reading(case, batch_size)
+    elif case in METRIC_CASES:
+        run, figures = _metric(case.removeprefix('metric, '), device)
+    else:
+        run, figures = _network(case, batch_size, device)
 
     def resident(line: str) -> float:
         status = Path('/proc/self/status').read_text()
@@ -119,8 +157,82 @@ def _network(case, batch_size, device):
 
     return run, {
         'megabytes': sum(p.numel() * p.element_size() for p in network.parameters()) / 1e6,
-        'trained': sum(p.numel() for p in network.parameters() if p.requires_grad),
+        'parameters': sum(p.numel() for p in network.parameters() if p.requires_grad),
     }
+
+
+def _metric(name, device):
+    """A metric of pyiqa on an image of 512 x 512 pixels, the sides of AGIQA-3K's images."""
+    import torch
+
+    torch.manual_seed(0)
+    network = _random_network(name).to(device).eval()
+    tensors = [*network.parameters(), *network.buffers()]
+    hidden = getattr(network, 'clip_model', None)  # CLIP-IQA keeps its CLIP in a list, out of the sight of torch
+    tensors += hidden[0].to(device).parameters() if isinstance(hidden, list) else []
+    image = torch.rand(1, 3, 512, 512, device=device)
+
+    def run():
+        with torch.no_grad():
+            network(image)
+        if device != 'cpu':
+            torch.cuda.synchronize()
+
+    return run, {
+        'megabytes': sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6,
+        'parameters': sum(tensor.numel() for tensor in tensors if isinstance(tensor, torch.nn.Parameter)),
+    }
+
+
+def _random_network(name):
+    """A metric's network as pyiqa configures it, with random weights in place of all that it would download."""
+    import tempfile
+    from contextlib import ExitStack
+    from importlib import import_module
+    from unittest.mock import patch
+
+    import timm
+    import torch
+    from pyiqa import archs
+    from pyiqa.archs import arch_util, clip_model
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+    from pyiqa.utils.registry import ARCH_REGISTRY
+    from torchvision.models import WeightsEnum
+
+    options = dict(DEFAULT_CONFIGS[name]['metric_opts'])
+    kind = options.pop('type')
+    if kind == 'AlignIQA':
+        return ARCH_REGISTRY.get(kind)(**options)
+    archs._lazy_import_arch(kind)
+    module = import_module(ARCH_REGISTRY.get(kind).__module__)
+    create_model = timm.create_model
+
+    def random_clip(architecture, *arguments, **keywords):
+        return clip_model.CLIP(image_resolution=224, **CLIP_TOWERS[architecture], **CLIP_TEXT).eval()
+
+    def nothing(*arguments, **keywords):
+        return {}
+
+    patches = [
+        patch.object(timm, 'create_model', lambda *a, **k: create_model(*a, **{**k, 'pretrained': False})),
+        patch.object(WeightsEnum, 'get_state_dict', nothing),
+        patch.object(torch.nn.Module, 'load_state_dict', nothing),
+        patch.object(arch_util, 'load_pretrained_network', nothing),
+        *(
+            patch.object(module, each, nothing)
+            for each in ('load_pretrained_network', 'get_url_from_name')
+            if hasattr(module, each)
+        ),
+        *([patch.object(module, 'load', random_clip)] if hasattr(module, 'load') else []),
+    ]
+    with ExitStack() as stack:
+        if hasattr(module, 'DEFAULT_CACHE_DIR'):
+            # LIQE keeps the features of its texts there, which must not be those of random weights
+            cache = stack.enter_context(tempfile.TemporaryDirectory())
+            stack.enter_context(patch.object(module, 'DEFAULT_CACHE_DIR', cache))
+        for each in patches:
+            stack.enter_context(each)
+        return ARCH_REGISTRY.get(kind)(**options)
 
 
 def _reading(case, batch_size):
