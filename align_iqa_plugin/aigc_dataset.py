@@ -64,8 +64,8 @@ class AIGCIQADataset(BaseIQADataset):
             it saves little on JPEGs, and takes 3 bytes a pixel.
         augment, img_range: as in pyiqa; `augment` comes after `input_size`, and may then not crop or resize.
         check_images: false leaves out the decoding at the start.
-        prompts_with_images: true makes `img` carry the prompts (`PromptedTensor`), for callers that hand on nothing else, such as
-            pyiqa's `benchmark_results.py`; Align-IQA finds them there.
+        prompts_with_images: true makes `img` carry the prompt (`PromptedTensor`), for callers that hand on nothing else, such
+            as pyiqa's `benchmark_results.py`; Align-IQA finds it there.
         The keys of pyiqa's trainer and loader: `OPTIONS` lists all.
 
     A sample is a dict:

@@ -178,8 +178,8 @@ class AlignIQA(nn.Module):
 
         Args:
             image: RGB or gray in [0, 1], at least 32 x 32 pixels.
-            caption_list: a prompt for each image, None or '' where there is none; only the semantic guide reads them. By default
-                those that the images carry (`PromptedTensor`).
+            caption_list: a prompt for each image, None or '' where there is none; only the semantic guide reads them. By
+                default those that the images carry (`PromptedTensor`).
             plain: what `plain_blocks` gave for these images before, to save the work.
 
         Returns:

@@ -28,10 +28,10 @@ KEEP_IMAGES = {
 class PromptedTensor(Tensor):
     """An image (c, h, w) with its prompt, or a batch of images (b, c, h, w) with a prompt for each.
 
-    The prompts stay with it through `KEEP_IMAGES`, pickling, and `torch.stack` of such images in the first dimension. The result
-    of any other operation is a plain tensor; and when the images themselves are changed in place, whether here or through a
-    view, they have no prompts any more: there is no operation after which an image has another's. Writing to the same memory
-    that torch does not count (`.data[...] =`, `.numpy()[...] =`, a `copy.copy` of a view) is not noticed.
+    The prompts stay with it through `KEEP_IMAGES`, pickling, and `torch.stack` of such images in the first dimension. The
+    result of any other operation is a plain tensor; and when the images themselves are changed in place, whether here or
+    through a view, they have no prompts any more: there is no operation after which an image has another's. Writing to the
+    same memory that torch does not count (`.data[...] =`, `.numpy()[...] =`, a `copy.copy` of a view) is not noticed.
 
     Args:
         images: (c, h, w) or (b, c, h, w), of any type; it shares its memory.
