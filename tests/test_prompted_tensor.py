@@ -61,6 +61,10 @@ def give_other_data(tensor, other):
     tensor.data = tensor.data.flip(0)
 
 
+def give_other_layout(tensor, other):
+    tensor.data = tensor.data.transpose(0, 1)
+
+
 def give_other_memory(tensor, other):
     tensor.set_(tensor.detach().as_subclass(Tensor).flip(0))
 
@@ -92,6 +96,7 @@ OPERATIONS = [
     lambda x, y: torch.where(x > 3, x, y[:1]),
     lambda x, y: torch.maximum(x, y[:1]),
     lambda x, y: y.as_subclass(Tensor).to(x),
+    lambda x, y: y.as_subclass(Tensor).double().to(x),
     lambda x, y: y.to(x),
     lambda x, y: x.roll(1, 0),
     lambda x, y: x.transpose(0, 1),
@@ -115,6 +120,7 @@ OPERATIONS = [
     changed(write_out),
     changed(write_through_a_view),
     changed(give_other_data),
+    changed(give_other_layout),
     changed(give_other_memory),
     changed(swap_ends),
     changed(lambda x, y: x.mul_(2)),
@@ -125,6 +131,20 @@ OPERATIONS = [
     changed(lambda x, y: x.detach().neg_()),
     changed(lambda x, y: x.requires_grad_()),
 ]
+
+
+@pytest.mark.parametrize('operation', OPERATIONS)
+@pytest.mark.parametrize('inference', [False, True])
+def test_no_operation_gives_any_of_three_images_the_prompt_of_another(operation, inference):
+    with torch.inference_mode(inference):
+        first, other = batch([3, 1, 2]), batch([5, 4, 6])
+        try:
+            results = operation(first, other)
+        except RuntimeError:
+            assert inference  # which forbids changes that it could not count
+            results = []
+        for result in [*(results if isinstance(results, (list, tuple)) else [results]), first, other]:
+            assert_no_wrong_prompt(result)
 
 
 @settings(max_examples=300, deadline=None)
