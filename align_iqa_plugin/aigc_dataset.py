@@ -17,13 +17,14 @@ from align_iqa_plugin.align_iqa_arch import MINIMUM_SIDE
 from align_iqa_plugin.image_cache import ImageCache, each_in_workers, read_resized
 from align_iqa_plugin.images import ImageError
 from align_iqa_plugin.labels import LabelError, Labels, Row, read_labels
+from align_iqa_plugin.prompted_tensor import PromptedTensor
 from align_iqa_plugin.splits import phases_of, split_name
 
 OPTIONS = frozenset(
     # the data
     'dataroot_target meta_info_file image_column score_column prompt_column further_score_columns '
     'split_index split_ratio phase override_phase mos_range lower_better mos_normalize augment img_range '
-    'input_size image_cache check_images '
+    'input_size image_cache check_images prompts_with_images '
     # read by pyiqa's trainer and its loader, or put in by them
     'name type scale use_shuffle batch_size_per_gpu num_worker_per_gpu dataset_enlarge_ratio '
     'prefetch_mode num_prefetch_queue pin_memory persistent_workers'.split()
@@ -63,6 +64,8 @@ class AIGCIQADataset(BaseIQADataset):
             it saves little on JPEGs, and takes 3 bytes a pixel.
         augment, img_range: as in pyiqa; `augment` comes after `input_size`, and may then not crop or resize.
         check_images: false leaves out the decoding at the start.
+        prompts_with_images: true makes `img` carry the prompt (`PromptedTensor`), for callers that hand on nothing else, such
+            as pyiqa's `benchmark_results.py`; Align-IQA finds it there.
         The keys of pyiqa's trainer and loader: `OPTIONS` lists all.
 
     A sample is a dict:
@@ -151,8 +154,9 @@ class AIGCIQADataset(BaseIQADataset):
         path, score, prompt, further_scores = self.paths_mos[index]
         image = self.cache.read(path) if self.cache else read_resized(path, self.opt.get('input_size'))
         targets = torch.tensor([score, *further_scores], dtype=torch.float32)
+        image = self.trans(image) * self.img_range
         return {
-            'img': self.trans(image) * self.img_range,
+            'img': PromptedTensor(image, [prompt]) if self.opt.get('prompts_with_images') else image,
             'mos_label': targets[:1].clone(),
             'targets': targets.nan_to_num(),
             'target_mask': ~targets.isnan(),

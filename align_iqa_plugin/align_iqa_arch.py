@@ -37,6 +37,7 @@ from .guides import GUIDES, guide_class
 from .head import HEADS
 from .injection import INJECTIONS, NoInjection
 from .msfa import AGGREGATIONS
+from .prompted_tensor import split_prompts
 
 MINIMUM_SIDE = 32  # pixels
 
@@ -177,7 +178,8 @@ class AlignIQA(nn.Module):
 
         Args:
             image: RGB or gray in [0, 1], at least 32 x 32 pixels.
-            caption_list: a prompt for each image, None or '' where there is none; only the semantic guide reads them.
+            caption_list: a prompt for each image, None or '' where there is none; only the semantic guide reads them. By
+                default those that the images carry (`PromptedTensor`).
             plain: what `plain_blocks` gave for these images before, to save the work.
 
         Returns:
@@ -187,6 +189,8 @@ class AlignIQA(nn.Module):
             ValueError: an image too small, or another number of prompts than of images.
             RuntimeError: the network has neither trained weights nor been trained.
         """
+        image, carried = split_prompts(image)
+        caption_list = carried if caption_list is None else caption_list
         image = self._check(image, caption_list)
         return self.head(self.features(image, caption_list, *(plain or self.plain_blocks(image))))
 

@@ -113,6 +113,7 @@ DATASET = {
     'image_cache': _maybe(TEXT),
     'input_size': _maybe(SIZE),
     'check_images': FLAG,
+    'prompts_with_images': FLAG,
     'scale': ANYTHING,
     'use_shuffle': FLAG,
     'batch_size_per_gpu': COUNT,
