@@ -66,8 +66,9 @@ def _parquet(table: str, content: bytes) -> dict[str, list[str]]:
 
     try:
         read = parquet.ParquetFile(io.BytesIO(content))
-        wanted = [name for name in read.schema_arrow.names if name in ('image', 'name', 'prompt')]
-        columns = read.read(wanted)
+        names = read.schema_arrow.names
+        columns = read.read([name for name in names if name in ('image', 'name', 'prompt')])  # others may be large
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"the table '{table}' is not a sound Parquet file: {' '.join(str(error).split())}.") from error
-    return {name: ['' if cell is None else str(cell) for cell in columns[name].to_pylist()] for name in wanted}
+    texts = {name: ['' if cell is None else str(cell) for cell in columns[name].to_pylist()] for name in columns.column_names}
+    return dict.fromkeys(names, []) | texts

@@ -79,8 +79,8 @@ def compare(
 
     Every score goes at once into DIR/scores.sqlite, and is not computed again: a stopped command goes on where it was when it
     is given again, and several may fill one folder. An image that cannot be scored gets a row that says why. A metric whose
-    weights are missing is left out, with what to download. With --engine ray, scoring runs in all workers of Ray, on this machine
-    or on the cluster that RAY_ADDRESS names.
+    weights are missing is left out, with what to download. With --engine ray, scoring runs in all workers of Ray, on this
+    machine or on the cluster that RAY_ADDRESS names.
 
     Exit status: 0 all images were scored by all metrics, 1 some were not, 2 the command is wrong, 130 stopped by Ctrl-C (what
     was scored until then is kept).
