@@ -126,11 +126,14 @@ class Workers:
 
         # as text, since Arrow has neither names that are no valid UTF-8 nor values of several kinds in a column
         items = [{'row': json.dumps(item)} for item in waiting.items()]
-        dataset = ray.data.from_items(items, override_num_blocks=ceil(len(items) / size)).map_batches(
+        blocks = ceil(len(items) / size)
+        # each worker loads a model: none for which there is no work
+        actors = ray.data.ActorPoolStrategy(size=min(self.number, blocks), max_tasks_in_flight_per_actor=1 if size == 1 else 2)
+        dataset = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
             _Worker,
             fn_constructor_args=(uuid4().hex, model, arguments),
             batch_size=None,  # a block
-            compute=ray.data.ActorPoolStrategy(size=self.number, max_tasks_in_flight_per_actor=1 if size == 1 else 2),
+            compute=actors,
             **self._resources,
         )
         try:
