@@ -34,8 +34,8 @@ def ray_workers(workers: int | None, device: str | None) -> Iterator['Workers']:
     """Connect to the cluster, or start a local Ray, for as long as the block runs; Ray says nothing meanwhile.
 
     Args:
-        workers: how many at most; None for one on each GPU, on each CPU core where there are no GPUs. Several share a GPU
-            where there are more workers than GPUs.
+        workers: how many; None for one on each GPU, on each CPU core where there are no GPUs. Where there are more workers
+            than GPUs, several share one; there are never more than CPU cores.
         device: 'cpu', 'cuda', or None for GPUs where there are some.
 
     Raises:
@@ -62,7 +62,6 @@ def ray_workers(workers: int | None, device: str | None) -> Iterator['Workers']:
                 with _silent_stderr():
                     ray.init(
                         address=address or 'local',
-                        num_cpus=None if address or device != 'cpu' else workers,
                         include_dashboard=None if address else False,
                         logging_level=logging.ERROR,
                         log_to_driver=False,

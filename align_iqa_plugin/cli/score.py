@@ -408,7 +408,7 @@ def _score_with_ray(
                 _score_pending(team, pending, finished, folder, batch_size, weights, advance)
             except (RayError, OSError) as error:
                 _say(f'Stopped: {error} What was scored is kept, and the same command goes on from there.')
-    except (RayUnavailable, ValueError) as error:
+    except RayUnavailable as error:
         _refuse(str(error))
 
 
@@ -449,7 +449,11 @@ def _score_folder(output: Path | None, weights: Path | None):
     if output is None:
         yield None
         return
-    with closing(ScoreFolder(output, f'align-iqa-plugin {__version__}, weights {digest}')) as folder:
+    try:
+        folder = ScoreFolder(output, f'align-iqa-plugin {__version__}, weights {digest}')
+    except ValueError as error:
+        _refuse(str(error))
+    with closing(folder):
         yield folder
 
 
