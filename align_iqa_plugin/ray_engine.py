@@ -87,16 +87,17 @@ class Workers:
     Attributes:
         device: 'cpu' or 'cuda', for each worker.
         number: how many there are.
+        resources: of Ray, that each one takes.
     """
 
     def __init__(self, number: int | None, device: str, places: int):
         self.device = device
         if device == 'cpu':
             self.number = min(number or places, places)
-            self._resources = {'num_cpus': 1}
+            self.resources = {'num_cpus': 1}
         else:
             self.number = number or places
-            self._resources = {'num_cpus': 0, 'num_gpus': 1 / ceil(self.number / places)}
+            self.resources = {'num_cpus': 0, 'num_gpus': 1 / ceil(self.number / places)}
 
     def map(self, model: type, arguments: dict, rows: Sequence, batch_size: int) -> Iterator[list[tuple]]:
         """Pairs (place in rows, result) in lists, as they come, in no order: each row once, with None if it killed its workers.
@@ -133,28 +134,43 @@ class Workers:
             fn_constructor_args=(uuid4().hex, model, arguments),
             batch_size=None,  # a block
             compute=actors,
-            **self._resources,
+            **self.resources,
         )
         try:
             for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
-                yield [tuple(json.loads(text)) for text in batch['result']]
+                results = [tuple(json.loads(text)) for text in batch['result']]
+                for number, result in results:
+                    if number is None:
+                        raise RayError(f'a worker of Ray failed: {result}.')
+                yield results
         except ray.exceptions.RayError as error:
-            cause = getattr(error, 'cause', None) or error
-            raise RayError(f'a Ray worker failed: {reason_of(cause)}') from error
+            raise RayError(f'Ray failed: {reason_of(error)}.') from error
 
 
 class _Worker:
-    """What runs in each process of Ray."""
+    """What runs in each process of Ray. What its model raises is a result without a number, since Ray would bury it in text."""
 
     def __init__(self, run: str, model: Callable, arguments: dict):
-        self._run, self._model = run, model(**arguments)
+        self._run, self._fault = run, None
+        try:
+            self._model = model(**arguments)
+        except Exception as error:
+            self._fault = reason_of(error)
 
     def __call__(self, batch: dict) -> dict:
         import numpy as np
 
         numbers, rows = zip(*map(json.loads, batch['row']), strict=True)
         with _attempt(f'{self._run} {numbers[0]} {len(numbers)}') as attempt:
-            results = zip(numbers, self._model(list(rows)), strict=True) if attempt <= ATTEMPTS else []
+            if self._fault is None and attempt <= ATTEMPTS:
+                try:
+                    results = list(zip(numbers, self._model(list(rows)), strict=True))
+                except Exception as error:
+                    self._fault = reason_of(error)
+            else:
+                results = []
+        if self._fault is not None:
+            results = [(None, self._fault)]
         return {'result': np.array([json.dumps(result) for result in results], dtype=object)}
 
 

@@ -21,7 +21,7 @@ import align_iqa_plugin.compare as package
 from align_iqa_plugin.cli.compare import ManyValues, compare
 from align_iqa_plugin.cli.score import score_rows
 from align_iqa_plugin.compare.metrics import Metric
-from align_iqa_plugin.ray_engine import RayError, RayUnavailable, ray_workers
+from align_iqa_plugin.ray_engine import RayError, RayUnavailable, Workers, ray_workers
 
 command = import_module('align_iqa_plugin.cli.score')
 app = typer.Typer()
@@ -216,9 +216,12 @@ def test_a_row_that_kills_each_worker_is_given_up_alone(local_ray, by_value, tmp
 
 
 def test_what_a_model_raises_reaches_the_command(local_ray, by_value, tmp_path):
-    with ray_workers(2, 'cpu') as team, pytest.raises(RayError, match='ValueError: no fives'):
-        arguments = {'mark': str(tmp_path / 'mark'), 'refusing': True}
-        list(team.map(Doubling, arguments, [5], 4))
+    arguments = {'mark': str(tmp_path / 'mark'), 'refusing': True}
+    with ray_workers(2, 'cpu') as team:
+        with pytest.raises(RayError, match='a worker of Ray failed: ValueError: no fives'):
+            list(team.map(Doubling, arguments, [5], 4))
+        with pytest.raises(RayError, match='a worker of Ray failed: TypeError: .*unknown'):
+            list(team.map(Doubling, {**arguments, 'unknown': 1}, [1], 4))
 
 
 def test_a_device_that_ray_has_not_is_refused(local_ray):
@@ -227,9 +230,15 @@ def test_a_device_that_ray_has_not_is_refused(local_ray):
             pass
 
 
-def test_no_more_workers_than_cores_and_gpus_are_shared(local_ray):
+def test_no_more_workers_than_cores(local_ray):
     with ray_workers(50, 'cpu') as team:
         assert team.number == 2
+
+
+@pytest.mark.parametrize(('asked', 'number', 'share'), [(None, 8, 1), (3, 3, 1), (9, 9, 1 / 2), (32, 32, 1 / 4)])
+def test_gpus_are_shared_where_there_are_more_workers(asked, number, share):
+    team = Workers(asked, 'cuda', 8)
+    assert (team.number, team.resources['num_gpus']) == (number, share)
 
 
 @pytest.mark.parametrize('command_line', [['score', '--samples'], ['compare', '-m', 'entropy', '--samples', '--out', 'out']])
