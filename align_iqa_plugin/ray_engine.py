@@ -132,7 +132,7 @@ class Workers:
         dataset = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
             _Worker,
             fn_constructor_args=(uuid4().hex, model, arguments),
-            batch_size=None,  # a block
+            batch_size=size,
             compute=actors,
             **self.resources,
         )

@@ -31,14 +31,17 @@ app.command('compare', cls=ManyValues)(compare)
 
 @pytest.fixture(scope='module')
 def local_ray():
-    """A local Ray with room for two workers, for all tests here: each start of one takes seconds."""
+    """A local Ray with room for two workers, for all tests here: each start of one takes seconds.
+
+    It believes in a GPU, which only workers that compute nothing on it may be given.
+    """
     ray = pytest.importorskip('ray', reason='--engine ray needs ray[data]')
     pytest.importorskip('ray.data', reason='--engine ray needs ray[data]')
     settings = pytest.MonkeyPatch()
     settings.setenv('RAY_USAGE_STATS_ENABLED', '0')
     settings.setenv('RAY_worker_niceness', '0')  # else a busy machine starves the workers
     settings.setenv('RAY_DATA_DISABLE_PROGRESS_BARS', '1')
-    ray.init(address='local', num_cpus=2, num_gpus=0, include_dashboard=False, logging_level='ERROR', log_to_driver=False)
+    ray.init(address='local', num_cpus=2, num_gpus=1, include_dashboard=False, logging_level='ERROR', log_to_driver=False)
     yield ray
     ray.shutdown()
     settings.undo()
@@ -209,7 +212,8 @@ def by_value():
 
 
 def test_a_row_that_kills_each_worker_is_given_up_alone(local_ray, by_value, tmp_path):
-    with ray_workers(2, 'cpu') as team:
+    with ray_workers(2, None) as team:
+        assert (team.device, team.resources['num_gpus']) == ('cuda', 1 / 2)
         arguments = {'mark': str(tmp_path / 'mark'), 'refusing': False}
         results = [pair for part in team.map(Doubling, arguments, range(24), 4) for pair in part]
     assert sorted(results) == [(number, None if number == 7 else 2 * number) for number in range(24)]
@@ -224,7 +228,8 @@ def test_what_a_model_raises_reaches_the_command(local_ray, by_value, tmp_path):
             list(team.map(Doubling, {**arguments, 'unknown': 1}, [1], 4))
 
 
-def test_a_device_that_ray_has_not_is_refused(local_ray):
+def test_a_device_that_ray_has_not_is_refused(local_ray, monkeypatch):
+    monkeypatch.setattr(local_ray, 'cluster_resources', lambda: {'CPU': 2.0})
     for device, reason in (('cuda', 'no GPU'), ('cuda:1', 'cpu or cuda')):
         with pytest.raises(RayUnavailable, match=reason), ray_workers(1, device):
             pass

@@ -88,9 +88,10 @@ def score(
     averaged down first, one of more than 2^29 pixels (23,170 x 23,170; 2 GiB
     while it is read) is refused. What cannot be scored gets a row that says why.
 
-    With --engine ray, scoring runs in all workers of Ray, on this machine or on the cluster that RAY_ADDRESS names, and the
-    rows go into a folder of Parquet files while it runs. The same command goes on where it was stopped: an image (by its
-    path or address, and prompt) that has a score in the folder is not scored again.
+    With --engine ray, all workers of Ray score, on this machine or on the cluster
+    that RAY_ADDRESS names, and rows go into a folder of Parquet files meanwhile.
+    The same command goes on where it was stopped: an image (by its path or
+    address, and prompt) that has a score in the folder is not scored again.
 
     Exit status: 0 all images were scored, 1 some were not, 2 the command is
     wrong, 130 stopped by Ctrl-C (what was scored until then is written).
