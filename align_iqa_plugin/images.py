@@ -7,12 +7,15 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from math import ceil, prod, sqrt
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
+
+from align_iqa_plugin.addresses import is_address, read_address
 
 T = TypeVar('T')
 
@@ -49,15 +52,17 @@ class ImageError(ValueError):
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """The picture in a file: mode 'RGB', upright by its EXIF, transparent parts on white, the first frame of several.
+    """The picture: mode 'RGB', upright by its EXIF, transparent parts on white, the first frame of several.
 
     16-bit grey is scaled to 8 bits, CMYK and palettes are converted. A picture of more than `MAX_KEPT_PIXELS` is
     averaged down by the same whole number on both sides. `image.info['full_size']` is (width, height) before that.
 
+    Args:
+        path: of the file, or its address (addresses.py).
+
     Raises:
         ImageError: there is no such file, it is no picture, it is damaged, or it has more than `MAX_PIXELS` pixels.
     """
-    path = Path(path)
     try:
         return _read(path)
     except _Reason as reason:
@@ -121,14 +126,28 @@ def _pillow_settings():
             Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _read(path: Path) -> Image.Image:
+def _file(path: str | Path) -> Path | BytesIO:
+    if is_address(path):
+        try:
+            content = read_address(path)
+        except OSError as error:
+            raise _Reason(f'cannot be read: {" ".join(str(error).split()).rstrip(".")}') from error
+        if not content:
+            raise _Reason('is empty (0 bytes)')
+        return BytesIO(content)
+    path = Path(path)
     if not path.exists():
         raise _Reason('does not exist')
     if not path.is_file():
         raise _Reason('is not a file')
     if path.stat().st_size == 0:
         raise _Reason('is empty (0 bytes)')
-    with _pillow_settings(), Image.open(path, formats=_FORMATS) as opened:
+    return path
+
+
+def _read(path: str | Path) -> Image.Image:
+    file = _file(path)
+    with _pillow_settings(), Image.open(file, formats=_FORMATS) as opened:
         full_size = opened.size
         factor = _reduction(full_size)
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size straight away; the other formats ignore this.

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from align_iqa_plugin.addresses import is_address
 from align_iqa_plugin.releases import RELEASES, Release, find_release
 
 
@@ -93,6 +94,7 @@ def read_labels(
     prompt_column: str | None = 'prompt',
     further_score_columns: Sequence[str] = (),
     score_range: tuple[float, float] | None = None,
+    addresses: bool = False,
 ) -> Labels:
     """Read a label table and look for every image, without opening it.
 
@@ -108,6 +110,7 @@ def read_labels(
         further_score_columns: columns of further scores, in which a cell may be empty.
         score_range: lowest and highest score allowed; by default the release's, or else any finite number is allowed.
             Further scores are held to the release's range where it is known.
+        addresses: whether an image may be one (addresses.py); it is not looked for here.
 
     Returns:
         The table; faults of single rows are in its `faults`, not yet raised.
@@ -173,7 +176,10 @@ def read_labels(
         first = seen.setdefault((image, prompt), number)
         if first != number:
             faults.append((number, f'{image}: the same image and prompt as in row {first}.'))
-        path = next((each / image for each in folders if image and os.path.isfile(each / image)), None)
+        if addresses and is_address(image):
+            path = image
+        else:
+            path = next((each / image for each in folders if image and os.path.isfile(each / image)), None)
         match = pattern.fullmatch(Path(image).name) if told else None
         cells = [*cells, *(match[name] if match else '' for name in told)]
         row = Row(number, str(path or ''), scores[0], prompt, tuple(scores[1:]), tuple(cells))

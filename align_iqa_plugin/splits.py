@@ -23,6 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from align_iqa_plugin.addresses import is_address, read_address
 from align_iqa_plugin.labels import LabelError, Labels
 
 SEED = 123  # the only seed whose columns pyiqa's datasets find when `split_index` is a number
@@ -123,14 +124,15 @@ def phases_of(labels: Labels, name: str) -> list[str]:
 
 
 def content_hashes(paths: Sequence[str | Path]) -> list[str]:
-    """SHA-256 of each file's bytes, as hexadecimal text; a progress bar shows on a terminal's standard error.
+    """SHA-256 of the bytes at each path or address, as hexadecimal text; a progress bar shows on a terminal's standard error.
 
     Raises:
         OSError: a file cannot be read.
     """
     console = Console(stderr=True)
     progress = track(paths, 'Hashing images', console=console, transient=True, disable=not console.is_terminal)
-    return [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in progress]
+    contents = (read_address(path) if is_address(path) else Path(path).read_bytes() for path in progress)
+    return [hashlib.sha256(content).hexdigest() for content in contents]
 
 
 def prompt_groups(prompts: Sequence[str], contents: Sequence[str]) -> list[str]:

@@ -171,3 +171,11 @@ def test_another_seed_shuffles_otherwise():
     shuffled = [[image.other_prompt for image in with_other_prompts(images, seed=seed)] for seed in (0, 1)]
     assert shuffled[0] != shuffled[1]
     assert len(set(shuffled[0])) > 20
+
+
+def test_images_at_addresses_are_known_by_their_content_and_a_missing_one_has_a_fault(tiny_images, tmp_path):
+    there = tiny_images / 'images' / '000.png'
+    (tmp_path / 'labels.csv').write_text(f'name,mos\n{there},1\nfile://{there},2\nfile:///nowhere/x.png,3\n')
+    local, distant, missing = read_dataset({'type': 'AIGCIQADataset', 'meta_info_file': str(tmp_path / 'labels.csv')})
+    assert distant.path == f'file://{there}' and distant.sha256 == local.sha256 and not distant.fault
+    assert missing.sha256 == '' and missing.fault.startswith('cannot be read: ') and missing.mos == 3

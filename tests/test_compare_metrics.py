@@ -93,14 +93,14 @@ def test_scores_in_the_store_are_those_of_one_image_at_a_time(name, images, tmp_
 def test_other_weights_and_other_options_are_other_configurations(configs):
     metric = Metric('cnniqa', CPU)
     network = metric._model.net
-    digest = module._digest(network)
+    digest = module.weights_digest(network)
     assert digest == metric.configuration.weights_sha256
     with torch.no_grad():
         network.fc3.bias += 1e-6
-    assert module._digest(network) != digest
+    assert module.weights_digest(network) != digest
     network.fc3.bias.data -= 1e-6
     network.further = np.zeros(3)  # pyiqa's hand-made metrics keep their numbers as plain attributes
-    assert module._digest(network) != digest
+    assert module.weights_digest(network) != digest
     configs['cnniqa'] = {'metric_opts': {'type': 'CNNIQA', 'pretrained': None, 'n_kers': 40}, 'metric_mode': 'NR'}
     other = Metric('cnniqa', CPU).configuration
     assert other.key != metric.configuration.key

@@ -113,6 +113,39 @@ def test_other_and_hidden_files_of_a_folder_are_passed_over_but_counted(folder):
     assert '1 files in the folders were left out' in result.stderr
 
 
+def test_a_table_names_images_and_prompts_and_may_stand_beside_images_without(folder, metric):
+    expected = [grey('x/a.png', 99), grey('x/b.png', 50)]
+    Path('x/table.csv').write_text('image,prompt\na.png,a cat\n')
+    rows = scored('x/table.csv', 'x')
+    assert [(row['image'], row['prompt']) for row in rows] == [('x/a.png', 'a cat'), ('x/a.png', ''), ('x/b.png', '')]
+    assert [float(row['score']) for row in rows] == [expected[0], *expected]
+    assert sorted(prompts or [] for _, prompts in metric.calls) == [[], ['a cat']]
+
+
+def test_a_table_with_prompts_takes_no_others(folder):
+    grey('a.png', 99)
+    Path('table.csv').write_text('image,prompt\na.png,a cat\n')
+    result = run('table.csv', '--prompt', 'a dog')
+    assert result.exit_code == 2 and 'the table brings prompts of its own' in result.stderr
+
+
+def test_a_faulty_table_is_refused(folder):
+    Path('table.csv').write_text('picture\na.png\n')
+    result = run('table.csv')
+    assert result.exit_code == 2 and 'needs a column image' in result.stderr
+
+
+def test_an_address_is_scored_and_a_folder_at_one_is_searched(folder):
+    expected = [grey('x/a b.png', 99), grey('x/sub/c.png', 50)]
+    Path('x/notes.txt').write_text('notes')
+    address = f'file://{folder}/x'
+    rows = scored(address, f'{address}/a b.png', f'{address}/none.png', 'other://x', status=1)
+    assert [row['image'] for row in rows[:2]] == [f'{address}/a b.png', f'{address}/sub/c.png']
+    assert [float(row['score']) for row in rows[:2]] == expected
+    assert [row['image'] for row in rows[2:]] == [f'{address}/none.png', 'other://x']
+    assert all(row['error'].startswith('cannot be listed: ') for row in rows[2:])
+
+
 def test_an_argument_that_leads_to_no_image_gets_a_row(folder):
     grey('a.png', 99)
     Path('empty').mkdir()

@@ -4,7 +4,7 @@ import json
 import sys
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -63,7 +63,15 @@ def compare(
         str | None, typer.Option(help='cpu, cuda, cuda:1, ...', show_default='cuda where there is one, else cpu')
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help='Most images of one size that a metric is given together.')] = 16,
-    workers: Annotated[int, typer.Option(min=0, help='Processes that decode images.')] = 2,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help='Processes that decode images; with --engine ray, that score.',
+            show_default='2; with --engine ray one for each GPU, else for each CPU core',
+        ),
+    ] = None,
+    engine: Annotated[str, typer.Option(help='local, or ray for many GPUs or machines.')] = 'local',
     seed: Annotated[int, typer.Option(min=0, help='Of the shuffled prompts and the resamples.')] = 123,
     resamples: Annotated[int, typer.Option(min=2, help='Of the images, for the intervals.')] = 1000,
 ) -> None:
@@ -71,7 +79,8 @@ def compare(
 
     Every score goes at once into DIR/scores.sqlite, and is not computed again: a stopped command goes on where it was when it
     is given again, and several may fill one folder. An image that cannot be scored gets a row that says why. A metric whose
-    weights are missing is left out, with what to download.
+    weights are missing is left out, with what to download. With --engine ray, scoring runs in all workers of Ray, on this
+    machine or on the cluster that RAY_ADDRESS names.
 
     Exit status: 0 all images were scored by all metrics, 1 some were not, 2 the command is wrong, 130 stopped by Ctrl-C (what
     was scored until then is kept).
@@ -84,13 +93,19 @@ def compare(
         _refuse('name at least one data set with -d or --data_opt, or use --samples.')
     if phase is not None and phase not in ('train', 'val', 'test'):
         _refuse(f"--phase '{phase}' is not possible; possible are: train, val, test.")
+    if engine not in ('local', 'ray'):
+        _refuse(f"--engine '{engine}' is not possible; possible are: local, ray.")
+    if engine == 'ray' and workers == 0:
+        _refuse('--workers 0 is not possible with --engine ray, where they score.')
 
     from align_iqa_plugin.compare.metrics import add_metrics, metric_names
     from align_iqa_plugin.compare.store import Store, StoreError
     from align_iqa_plugin.devices import usable_device
+    from align_iqa_plugin.ray_engine import RayError, RayUnavailable, ray_workers
 
     try:
-        chosen = usable_device(device)
+        # with Ray, metrics are loaded in this process only to see whether they can be, and what their scores depend on
+        chosen = usable_device(device if engine == 'local' else 'cpu')
         names = metric_names([*metrics, *(add_metrics(metric_opt) if metric_opt else [])])
         tables = _read_tables(datasets, data_opt, data, samples, split, phase, seed)
         out.mkdir(parents=True, exist_ok=True)
@@ -99,19 +114,22 @@ def compare(
         _refuse(str(error))
 
     try:
-        with store:
+        with store, ray_workers(workers, device) if engine == 'ray' else nullcontext() as team:
             for name, images in tables.items():
                 store.put_images(name, images)
-            _score(store, list(tables), names, chosen, batch_size, workers)
+            _score(store, list(tables), names, chosen, batch_size, 2 if workers is None else workers, team)
             scores, costs = store.score_table(), store.metric_table()
+    except RayUnavailable as error:
+        _refuse(str(error))
     except KeyboardInterrupt:
         _say('Stopped by Ctrl-C: what was scored is kept, and the same command goes on from there.')
         raise typer.Exit(130) from None
-    except StoreError as error:
+    except (StoreError, RayError) as error:
         stop('compare', 1, f'{error} What was scored is kept, and the same command goes on from there.')
 
     from align_iqa_plugin.run_state import write_whole
 
+    scores.to_parquet(out / 'scores.parquet', index=False)
     write_whole(out / 'scores.csv', scores.to_csv(index=False, lineterminator='\n').encode('utf-8', 'backslashreplace'))
     failed = int((scores['reason'] != '').sum())
     missing = costs.loc[~costs['available'], 'metric'].tolist()
@@ -119,7 +137,9 @@ def compare(
         from align_iqa_plugin.compare import page, statistics
 
         summary = statistics.summarise(scores, seed=seed, resamples=resamples)
-        page.write_page(out, summary, scores, costs, _provenance(chosen, seed, resamples, tables, split, phase))
+        page.write_page(
+            out, summary, scores, costs, _provenance(_hardware(chosen, team), seed, resamples, tables, split, phase)
+        )
         _print_leaderboard(summary, costs)
     _say(
         f'{len(scores) - failed} of {len(scores)} scores are in {out}, {failed} failed'
@@ -142,8 +162,9 @@ def _read_tables(datasets, data_opt, root, samples, split, phase, seed) -> dict[
     return {name: with_other_prompts(images, seed=seed) for name, images in tables.items()}
 
 
-def _score(store, datasets: list[str], names: list[str], device, batch_size: int, workers: int) -> None:
+def _score(store, datasets: list[str], names: list[str], device, batch_size: int, workers: int, team) -> None:
     from align_iqa_plugin.compare.metrics import Metric, MetricUnavailable
+    from align_iqa_plugin.compare.ray_scoring import score_with_ray
     from align_iqa_plugin.compare.scoring import PeakMemory, Scorer
 
     waiting, deferred = deque(names), set()
@@ -165,14 +186,19 @@ def _score(store, datasets: list[str], names: list[str], device, batch_size: int
                     deferred.add(name)
                     waiting.append(name)
                     continue
-                store.put_metric(metric.configuration, str(device))
-                scorer = Scorer(metric, store, batch_size=batch_size, workers=workers, memory=memory)
+                store.put_metric(metric.configuration, team.device if team else str(device))
                 for dataset in datasets:
                     store.put_comparison(dataset, name)
-                    count = len(store.pending(dataset, metric.configuration))
-                    scorer.score(dataset, show(name, f'on {dataset}', count))
+                if team:
+                    score_with_ray(team, store, datasets, metric.configuration, batch_size, partial(show, name))
+                else:
+                    scorer = Scorer(metric, store, batch_size=batch_size, workers=workers, memory=memory)
+                    for dataset in datasets:
+                        count = len(store.pending(dataset, metric.configuration))
+                        scorer.score(dataset, show(name, f'on {dataset}', count))
+                    del scorer
             show(name, done=True)
-            del metric, scorer
+            del metric
 
 
 @contextmanager
@@ -223,13 +249,21 @@ def _number(value: float | None) -> str:
     return '-' if value is None else f'{value:.3f}'
 
 
-def _provenance(device, seed, resamples, tables, split, phase) -> dict:
+def _hardware(device, team) -> str:
+    import platform
+
+    import torch
+
+    if team:
+        return f'{team.number} workers of Ray on {"GPUs" if team.device == "cuda" else "CPU cores"}'
+    return torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.processor() or platform.machine()
+
+
+def _provenance(hardware, seed, resamples, tables, split, phase) -> dict:
     """What the results were made with, as plain data."""
     import hashlib
     import platform
     from datetime import datetime
-
-    import torch
 
     def digest(images):
         return hashlib.sha256(json.dumps([[each.sha256, each.prompt, each.mos] for each in images]).encode()).hexdigest()
@@ -240,7 +274,7 @@ def _provenance(device, seed, resamples, tables, split, phase) -> dict:
         'packages': {name: version(name) for name in PACKAGES},
         'python': platform.python_version(),
         'platform': platform.platform(),
-        'hardware': torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.processor() or platform.machine(),
+        'hardware': hardware,
         'seed': seed,
         'resamples': resamples,
         'datasets': {

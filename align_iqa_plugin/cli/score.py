@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -17,13 +17,17 @@ from typing import Annotated
 
 import typer
 
+from align_iqa_plugin.addresses import is_address, list_address
 from align_iqa_plugin.cli.errors import refuse
 from align_iqa_plugin.devices import usable_device
+from align_iqa_plugin.manifest import ENDINGS as TABLE_ENDINGS
+from align_iqa_plugin.manifest import read_manifest
 from align_iqa_plugin.reasons import reason_of
 
 SAMPLES = Path(__file__).parents[1] / 'samples'
 TABLE_ROWS = 40  # more rows than this are printed only where no --output takes them
 OUTPUT_ENDINGS = ('.csv', '.json', '.parquet')
+FILE_ROWS, FILE_SECONDS = 10_000, 20  # a file of a folder of scores is written when it has these, or after that time
 
 _refuse = partial(refuse, 'score')
 
@@ -33,7 +37,7 @@ class Row:
     """One picture: found, then scored or failed (`error` says why)."""
 
     image: str
-    path: Path
+    path: Path | str  # an address is a text
     prompt: str | None = None
     mos: float | None = None
     score: float | None = None
@@ -50,7 +54,8 @@ def score(
     images: Annotated[
         list[str] | None,
         typer.Argument(
-            help='Files, folders (with their subfolders; of the files there, those that end like a picture) and globs.'
+            help='Files, folders (with their subfolders; of the files there, those that end like a picture), globs, addresses '
+            '(s3://, gs://, https:// ...), and tables (.csv, .parquet) with a column image and, if wanted, prompt.'
         ),
     ] = None,
     prompt: Annotated[str | None, typer.Option(help='The prompt that all the images were made from.')] = None,
@@ -61,19 +66,32 @@ def score(
     samples: Annotated[
         bool, typer.Option('--samples', help='Score the sample images of this package, beside their MOS.')
     ] = False,
-    output: Annotated[Path | None, typer.Option(help='Write all rows to this .csv, .json or .parquet file.')] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help='Write all rows to this .csv, .json or .parquet file; with --engine ray, to this folder.'),
+    ] = None,
     sheet: Annotated[Path | None, typer.Option(help='Draw the images, best first, into this .png file.')] = None,
     batch_size: Annotated[int, typer.Option(help='Images of one size that go through the network together.')] = 16,
     device: Annotated[
         str | None, typer.Option(help='cpu, cuda, cuda:1, ...', show_default='cuda where there is one, else cpu')
     ] = None,
     weights: Annotated[Path | None, typer.Option(help='Weights to use in place of those of this package.')] = None,
+    engine: Annotated[str, typer.Option(help='local, or ray for many GPUs or machines.')] = 'local',
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help='Processes of Ray that score.', show_default='one for each GPU, else for each CPU core'),
+    ] = None,
 ) -> None:
     """Score images: higher is better, about 0 to 5 (the opinion scores of AGIQA-3K).
 
     A picture needs 32 pixels a side. One of more than 4096 x 4096 pixels is
     averaged down first, one of more than 2^29 pixels (23,170 x 23,170; 2 GiB
     while it is read) is refused. What cannot be scored gets a row that says why.
+
+    With --engine ray, all workers of Ray score, on this machine or on the cluster
+    that RAY_ADDRESS names, and rows go into a folder of Parquet files meanwhile.
+    The same command goes on where it was stopped: an image (by its path or
+    address, and prompt) that has a score in the folder is not scored again.
 
     Exit status: 0 all images were scored, 1 some were not, 2 the command is
     wrong, 130 stopped by Ctrl-C (what was scored until then is written).
@@ -86,13 +104,22 @@ def score(
         _refuse('give either --prompt or --prompts.')
     if prompt is not None and not prompt.strip():
         _refuse('--prompt is empty; leave it out to score without a prompt.')
+    if engine not in ('local', 'ray'):
+        _refuse(f"--engine '{engine}' is not possible; possible are: local, ray.")
+    if workers and engine == 'local':
+        _refuse('--workers is for --engine ray.')
     if batch_size < 1:
         _refuse(f'--batch-size must be at least 1, not {batch_size}.')
     if weights and not weights.is_file():
         _refuse(f"the weights '{weights}' are not a file.")
     if output and prompts and output.resolve() == prompts.resolve():
         _refuse(f"--output '{output}' would overwrite the prompts; give it another name.")
-    _check_writable('--output', output, OUTPUT_ENDINGS)
+    if engine == 'local':
+        _check_writable('--output', output, OUTPUT_ENDINGS)
+    elif output and (output.suffix.lower() in ('.csv', '.json') or output.is_file()):
+        _refuse(f"--output '{output}' must be a folder with --engine ray, which writes Parquet files into it.")
+    elif output and not output.resolve().parent.is_dir():
+        _refuse(f"--output '{output}': there is no folder '{output.parent}'; create it first.")
     _check_writable('--sheet', sheet, ('.png',))
 
     if samples:
@@ -100,35 +127,42 @@ def score(
     else:
         if sheet and any(os.path.abspath(name) == os.path.abspath(sheet) for name in images):
             _refuse(f"--sheet '{sheet}' would overwrite one of the images; give it another name.")
-        rows = find_images(images, leave_out=sheet)
-        if not any(row.path.is_file() for row in rows if not row.error):
+        try:
+            rows = find_images(images, leave_out=sheet)
+        except ValueError as error:
+            _refuse(str(error))
+        if not any(is_address(row.path) or row.path.is_file() for row in rows if not row.error):
             reason = rows[0].error or ('is not a file.' if rows[0].path.exists() else 'does not exist.')
             _refuse(f"there is nothing to score: '{rows[0].image}' {reason}")
+        if (prompts or prompt is not None) and any(row.prompt is not None for row in rows):
+            _refuse('the table brings prompts of its own; leave out --prompt and --prompts.')
         if prompts:
             match_prompts(rows, prompts)
-        else:
+        elif prompt is not None:
             for row in rows:
                 row.prompt = prompt
 
     interrupted = False
     start = time.monotonic()
     try:
-        metric = _checked_metric(device, weights)
-        start = time.monotonic()
-        with _progress(len(rows)) as advance:
-            for batch in batches(rows, batch_size, advance):
-                captions = None if batch[0][0].prompt is None else [row.prompt for row, _ in batch]
-                results = score_batch(metric, [picture for _, picture in batch], captions)
-                for (row, _), result in zip(batch, results, strict=True):
-                    row.score, row.error = result
-                    advance()
+        if engine == 'ray':
+            _score_with_ray(rows, output, batch_size, device, weights, workers)
+        else:
+            metric = _checked_metric(device, weights)
+            start = time.monotonic()
+            with _progress(len(rows)) as advance:
+                score_rows(metric, rows, batch_size, advance)
     except KeyboardInterrupt:
         interrupted = True
     seconds = time.monotonic() - start
 
     done = [row for row in rows if row.done]
     failed = [row for row in done if row.error]
-    saved = _save(output, done, with_prompt=bool(prompt or prompts or samples), with_mos=samples)
+    if engine == 'ray':
+        saved = output is not None
+    else:
+        with_prompt = any(row.prompt is not None for row in rows)
+        saved = _save(output, done, with_prompt=with_prompt or prompts is not None, with_mos=samples)
     if not saved or len(done) <= TABLE_ROWS:
         print_table(done)
     elif failed:
@@ -146,7 +180,7 @@ def score(
     if interrupted:
         _say(f'Stopped by Ctrl-C: {len(rows) - len(done)} images were not scored' + ('; no sheet drawn.' if sheet else '.'))
         raise typer.Exit(130)
-    if failed or not sheet_drawn or (output and not saved):
+    if failed or not sheet_drawn or (output and not saved) or len(done) < len(rows):
         raise typer.Exit(1)
 
 
@@ -154,15 +188,35 @@ def find_images(arguments: list[str], *, leave_out: Path | None = None) -> list[
     """One row a picture, each file once, in the order of the arguments; an argument without one gets a row too.
 
     Args:
-        arguments: files, folders and globs. Hidden files and folders inside of a folder are passed over.
+        arguments: files, folders, globs, addresses, and tables of images. Hidden files and folders inside of a folder are
+            passed over.
         leave_out: the sheet that is about to be drawn, which an earlier run may have put between the pictures.
+
+    Raises:
+        ValueError: a table cannot be used.
     """
     rows, seen, other_files = [], set(), 0
 
-    def add(path: str, error: str = '') -> None:
-        if (key := os.path.abspath(path)) not in seen:
+    def add(path: str, error: str = '', prompt: str | None = None) -> None:
+        address = is_address(path)
+        if (key := (path if address else os.path.abspath(path), prompt)) not in seen:
             seen.add(key)
-            rows.append(Row(path, Path(path), error=error))
+            rows.append(Row(path, path if address else Path(path), prompt, error=error))
+
+    def add_address(address: str) -> int:
+        from align_iqa_plugin.images import ENDINGS
+
+        try:
+            files = list_address(address)
+        except OSError as error:
+            files = []
+            add(address, f'cannot be listed: {" ".join(str(error).split())}')
+        pictures = [file for file in files if file == address or Path(file).suffix.lower() in ENDINGS]
+        for file in pictures:
+            add(file)
+        if files and not pictures:
+            add(address, 'is a folder without a picture.')
+        return len(files) - len(pictures)
 
     def add_folder(folder: str) -> int:
         from align_iqa_plugin.images import ENDINGS
@@ -185,6 +239,13 @@ def find_images(arguments: list[str], *, leave_out: Path | None = None) -> list[
         return left_out
 
     for argument in arguments:
+        if argument.lower().endswith(TABLE_ENDINGS) and (is_address(argument) or os.path.isfile(argument)):
+            for image, prompt in read_manifest(argument):
+                add(image, prompt=prompt)
+            continue
+        if is_address(argument):
+            other_files += add_address(argument)
+            continue
         path = os.path.expanduser(argument)
         # A file whose name looks like a glob is still a file.
         matches = [path] if os.path.exists(path) or not glob.has_magic(path) else sorted(glob.glob(path, recursive=True))
@@ -218,7 +279,8 @@ def match_prompts(rows: list[Row], file: Path) -> None:
     prompts_of = _read_prompts(file)
     images_of = {}
     for row in rows:
-        parts = PurePosixPath(Path(os.path.abspath(row.path)).as_posix()).parts
+        path = row.path if is_address(row.path) else Path(os.path.abspath(row.path)).as_posix()
+        parts = PurePosixPath(path).parts
         endings = (parts[start:] for start in range(len(parts)))
         name = next((ending for ending in endings if ending in prompts_of), None)
         if name is not None:
@@ -293,6 +355,116 @@ def _checked_metric(device: str | None, weights: Path | None):
     # Whatever stands in the way of the network (missing or foreign weights, no memory) is not an image's fault.
     except Exception as error:
         _refuse(f'the network cannot be loaded: {reason_of(error)}')
+
+
+def score_rows(metric, rows: list[Row], batch_size: int, advance: Callable[[], None]) -> None:
+    """Give each row its score or its error, in batches of one size; `advance` is called for each."""
+    for batch in batches(rows, batch_size, advance):
+        # the network is given prompts for all images of a batch, or for none
+        for part in (
+            [each for each in batch if each[0].prompt is None],
+            [each for each in batch if each[0].prompt is not None],
+        ):
+            if part:
+                prompts = None if part[0][0].prompt is None else [row.prompt for row, _ in part]
+                results = score_batch(metric, [picture for _, picture in part], prompts)
+                for (row, _), result in zip(part, results, strict=True):
+                    row.score, row.error = result
+                    advance()
+
+
+class RayScorer:
+    """What each worker of Ray makes once: fields of `Row` in, score, width, height and error out."""
+
+    def __init__(self, device: str, weights: str | None, batch_size: int):
+        self.metric = load_metric(usable_device(device), weights and Path(weights))
+        self.batch_size = batch_size
+
+    def __call__(self, rows: list[dict]) -> list[list]:
+        rows = [Row(**row) for row in rows]
+        score_rows(self.metric, rows, self.batch_size, lambda: None)
+        return [[row.score, row.width, row.height, row.error] for row in rows]
+
+
+def _score_with_ray(
+    rows: list[Row], output: Path | None, batch_size: int, device: str | None, weights: Path | None, workers: int | None
+) -> None:
+    """Score the rows that the folder lacks, and put them there while they come; the others are taken from it."""
+    from align_iqa_plugin.ray_engine import RayError, RayUnavailable, ray_workers
+
+    try:
+        with ray_workers(workers, device) as team, _score_folder(output, weights) as folder, _progress(len(rows)) as advance:
+            finished, pending = [], []
+            earlier = folder.read_scored(_place(row) for row in rows) if folder else {}
+            for row in rows:
+                if row.error:
+                    finished.append(row)
+                elif found := earlier.get((_place(row), _valid(row.prompt))):
+                    row.score, row.width, row.height = found['score'], found['width'], found['height']
+                else:
+                    pending.append(row)
+                    continue
+                advance()
+            try:
+                _score_pending(team, pending, finished, folder, batch_size, weights, advance)
+            except (RayError, OSError) as error:
+                _say(f'Stopped: {error} What was scored is kept, and the same command goes on from there.')
+    except RayUnavailable as error:
+        _refuse(str(error))
+
+
+def _score_pending(team, pending, finished, folder, batch_size, weights, advance) -> None:
+    from align_iqa_plugin.ray_engine import DIED
+
+    def save():
+        if folder:
+            folder.add([{**vars(row), 'image': _place(row), 'prompt': _valid(row.prompt)} for row in finished])
+        finished.clear()
+
+    arguments = {'device': team.device, 'weights': weights and str(weights.resolve()), 'batch_size': batch_size}
+    items = [{'image': row.image, 'path': _path(row), 'prompt': row.prompt} for row in pending]
+    saved = time.monotonic()
+    try:
+        for results in team.map(RayScorer, arguments, items, 4 * batch_size):
+            for number, result in results:
+                row = pending[number]
+                row.score, row.width, row.height, row.error = result or (None, None, None, DIED)
+                finished.append(row)
+                advance()
+            if len(finished) >= FILE_ROWS or time.monotonic() - saved > FILE_SECONDS:
+                save()
+                saved = time.monotonic()
+    finally:
+        save()
+
+
+@contextmanager
+def _score_folder(output: Path | None, weights: Path | None):
+    """The folder of the scores that these weights give; None without --output."""
+    from align_iqa_plugin import __version__
+    from align_iqa_plugin.compare.metrics import weights_digest
+    from align_iqa_plugin.score_folder import ScoreFolder
+
+    # also without a folder: what is wrong with the weights is said before any worker fails
+    digest = weights_digest(_checked_metric('cpu', weights).net)
+    if output is None:
+        yield None
+        return
+    try:
+        folder = ScoreFolder(output, f'align-iqa-plugin {__version__}, weights {digest}')
+    except ValueError as error:
+        _refuse(str(error))
+    with closing(folder):
+        yield folder
+
+
+def _path(row: Row) -> str:
+    return row.path if is_address(row.path) else os.path.abspath(row.path)
+
+
+def _place(row: Row) -> str:
+    """What a row's image is called in a folder of scores, wherever the command is given."""
+    return _valid(_path(row))
 
 
 def batches(rows: list[Row], batch_size: int, advance: Callable[[], None]) -> Iterator[list]:

@@ -4,9 +4,11 @@ import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from align_iqa_plugin.addresses import is_address, read_address
 from align_iqa_plugin.compare.store import LabelledImage
 from align_iqa_plugin.labels import LabelError, Labels, read_labels
 from align_iqa_plugin.releases import find_release
@@ -15,6 +17,8 @@ from align_iqa_plugin.splits import content_hashes, phases_of, split_name
 SAMPLES = Path(__file__).parents[1] / 'samples' / 'samples.csv'
 ALIGNMENT_COLUMNS = ('mos_align', 'mos_correspondence', 'MOS_c')
 """Columns of opinions on how well an image shows its prompt, as the releases name them."""
+
+DOWNLOADS = 16  # at a time, of images at addresses, to know their contents
 
 CHANGES_IMAGES = ('augment', 'input_size', 'split_file')
 
@@ -119,11 +123,11 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
         'score_column': options.get('score_column'),
         'score_range': options.get('mos_range'),
     }
-    labels = read_labels(table, **settings, prompt_column=None)  # for its header
+    labels = read_labels(table, **settings, prompt_column=None, addresses=True)  # for its header
     settings['prompt_column'] = options.get('prompt_column', 'prompt' if 'prompt' in labels.header else None)
     alignment = next((name for name in ALIGNMENT_COLUMNS if name in labels.header and name != labels.score_column), None)
     further = [name for name in (_deviation_column(labels), alignment) if name]
-    labels = read_labels(table, **settings, further_score_columns=further)
+    labels = read_labels(table, **settings, further_score_columns=further, addresses=True)
     missing = list(labels.missing)
     if not labels.rows:
         labels.refuse_faults()
@@ -141,14 +145,22 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
         phases = phases_of(labels, name)
         labels.refuse_faults()
     rows = [row for number, row in enumerate(labels.rows) if phases is None or phases[number] == options['phase']]
-    hashes = dict(zip(rows, content_hashes([row.path for row in rows]), strict=True))
-    reasons = {row: sentence for row, (_, sentence) in zip(labels.rows_without_image, missing, strict=True)}
+    reasons = {row: sentence.partition(': ')[2] for row, (_, sentence) in zip(labels.rows_without_image, missing, strict=True)}
+    local = [row for row in rows if not is_address(row.path)]
+    hashes = dict(zip(local, content_hashes([row.path for row in local]), strict=True))
+    distant = [row for row in rows if is_address(row.path)]
+    with ThreadPoolExecutor(DOWNLOADS) as pool:
+        for row, (content, fault) in zip(distant, pool.map(_distant_hash, [row.path for row in distant]), strict=True):
+            if fault:
+                reasons[row] = fault
+            else:
+                hashes[row] = content
 
     def cell(row, name):
         return row.cells[labels.header.index(name)] if name in labels.header else ''
 
     images = []
-    for row in sorted([*rows, *reasons], key=lambda row: row.number):
+    for row in sorted({*rows, *reasons}, key=lambda row: row.number):
         numbers = dict(zip(further, row.further_scores, strict=True))
         images.append(
             LabelledImage(
@@ -162,10 +174,18 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
                 mos=row.score,
                 mos_std=numbers.get(_deviation_column(labels), math.nan),
                 mos_align=numbers.get(alignment, math.nan),
-                fault=reasons.get(row, '').partition(': ')[2],
+                fault=reasons.get(row, ''),
             )
         )
     return images
+
+
+def _distant_hash(address: str) -> tuple[str, str]:
+    """SHA-256 of what is at an address, or the reason why nothing is."""
+    try:
+        return hashlib.sha256(read_address(address)).hexdigest(), ''
+    except OSError as error:
+        return '', f'cannot be read: {" ".join(str(error).split()).rstrip(".")}.'
 
 
 def _deviation_column(labels: Labels) -> str | None:

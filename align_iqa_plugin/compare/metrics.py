@@ -133,7 +133,7 @@ class Metric:
         self.configuration = Configuration(
             metric=name,
             options=json.dumps(config['metric_opts'], sort_keys=True, default=str),
-            weights_sha256=_digest(self._model.net),
+            weights_sha256=weights_digest(self._model.net),
             code_version=f'align-iqa-plugin {__version__}, pyiqa {version("pyiqa")}',
             score_range=str(config.get('score_range') or ''),
             lower_better=bool(self._model.lower_better),
@@ -178,7 +178,7 @@ def _scores_folders(name: str) -> bool:
     return 'dir' in first
 
 
-def _digest(network: torch.nn.Module) -> str:
+def weights_digest(network: torch.nn.Module) -> str:
     """SHA-256 of the network's tensors with their names, also of those that modules keep as plain attributes."""
     tensors = dict(network.state_dict())
     for name, module in network.named_modules():

@@ -126,13 +126,16 @@ class Scorer:
             dataset: its name in the store.
             advance: is called with the number of images that are done.
         """
-        pending = self.store.pending(dataset, self.metric.configuration)
+        self.score_images(self.store.pending(dataset, self.metric.configuration), advance)
+        self.store.put_costs(self.metric.configuration.metric, decode_seconds=self.decode_seconds, peak_mb=self.peak_mb)
+
+    def score_images(self, pending: list[Pending], advance: Callable[[int], None] = lambda count: None) -> None:
+        """Score these images with their prompts; `advance` as for `score`."""
         for batch in batches_of_one_size(self._items(pending, advance), self.batch_size):
             # a metric that takes prompts is given them for all images of a batch, or for none
             for items in ([item for item in batch if item.prompt], [item for item in batch if not item.prompt]):
                 self._score_all(items)
             advance(sum(item.last for item in batch))
-        self.store.put_costs(self.metric.configuration.metric, decode_seconds=self.decode_seconds, peak_mb=self.peak_mb)
 
     def _put(self, results: list[Result]) -> list[Result]:
         self.store.put_scores(self.metric.configuration, results, str(self.metric.device))
