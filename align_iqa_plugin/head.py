@@ -90,9 +90,12 @@ class KernelHead(LinearHead):
 
     def forward(self, vector: Float[Tensor, 'b d']) -> Float[Tensor, 'b k']:
         """A score for each target, in the unit of the opinion scores that it was fitted to, higher is better."""
-        # the differences of squares below need all of float32's digits
+        # large terms cancel in the distances and in their sum: in float32, what a batch changes in the last digits of the
+        # features would come out a hundred times larger
+        exact = torch.float32 if vector.device.type == 'mps' else torch.float64  # which Apple's GPUs do not have
         with torch.autocast(vector.device.type, enabled=False):
-            return self._kernel(self.standardise(vector.float()) @ self.projection) @ self.coefficients + self.bias
+            components = self.standardise(vector.to(exact)) @ self.projection.to(exact)
+            return (self._kernel(components) @ self.coefficients.to(exact) + self.bias).float()
 
     @torch.no_grad()
     def fit(
@@ -116,13 +119,14 @@ class KernelHead(LinearHead):
         mean_square = torch.cdist(self.centres, self.centres).square().mean()
         self.scale.copy_(2 * self.gamma / mean_square)
         self.coefficients, bias, left_out = dual_ridge(
-            self._kernel(self.centres).double(), scores, alpha=alpha, folds=folds, mask=mask
+            self._kernel(self.centres.double()), scores, alpha=alpha, folds=folds, mask=mask
         )
         self.bias.copy_(bias)
         return left_out
 
     def _kernel(self, components: Float[Tensor, 'b c']) -> Float[Tensor, 'b n']:
-        squares = components.square().sum(1, keepdim=True) + self.centres.square().sum(1) - 2 * components @ self.centres.T
+        centres = self.centres.to(components.dtype)
+        squares = components.square().sum(1, keepdim=True) + centres.square().sum(1) - 2 * components @ centres.T
         return torch.exp(-self.scale * squares.clamp_min(0))
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):

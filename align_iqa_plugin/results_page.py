@@ -22,14 +22,15 @@ def results_page(files: Sequence[Path]) -> str:
         groups.setdefault(recipe(results), []).append(results)
     rows = [merged(parts) for parts in groups.values()]
     sections = [_section(kind, [row for row in rows if row['split'] == kind]) for kind in SPLIT_KINDS]
-    return '\n'.join([section for section in sections if section] + [_provenance(rows)])
+    title = '# Results\n\nWritten by `align-iqa results` from the files of `align-iqa protocol`.\n'
+    return '\n'.join([title, *(section for section in sections if section), _provenance(rows)])
 
 
 def _section(kind: str, rows: Sequence[Mapping]) -> str:
     rows = [row for row in rows if row['folds']]
     if not rows:
         return ''
-    lines = [f'### {SPLIT_KINDS[kind][0].upper()}{SPLIT_KINDS[kind][1:]}', '']
+    lines = [f'## {SPLIT_KINDS[kind][0].upper()}{SPLIT_KINDS[kind][1:]}', '']
     if kind == 'generator':
         return '\n'.join([*lines, *_generator_table(rows), ''])
     # medians of different folds cannot be compared; differences on the same folds can
@@ -109,7 +110,7 @@ def _generator_table(rows: Sequence[Mapping]) -> list[str]:
 
 def _provenance(rows: Sequence[Mapping]) -> str:
     folds = [numbers for row in rows for numbers in row['folds'].values()]
-    lines = ['### Measured with', '']
+    lines = ['## Measured with', '']
     for title, values in {
         'data, SHA-256 of labels and images': [numbers['data_sha256'] for numbers in folds],
         'seed': [numbers['seed'] for numbers in folds],

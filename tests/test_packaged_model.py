@@ -43,6 +43,12 @@ def test_its_ranking_of_the_samples_agrees_with_people(metric, samples):
     assert spearmanr(metric(images).flatten().tolist(), [row.mos for row in rows])[0] > 0.6
 
 
+def test_a_score_is_the_same_alone_and_in_a_batch(metric, samples):
+    images = samples[1]
+    alone = torch.cat([metric(image[None]) for image in images])
+    torch.testing.assert_close(metric(images), alone, atol=1e-5, rtol=0)
+
+
 def test_prompts_are_accepted_and_change_nothing(metric, samples):
     rows, images = samples
     assert torch.equal(metric(images[:2]), metric(images[:2], caption_list=[row.prompt for row in rows[:2]]))

@@ -42,6 +42,8 @@ def bench(
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536'})
         if done.returncode:
             typer.echo(f'align-iqa bench: {case} failed: {done.stderr.strip().splitlines()[-1]}', err=True)
+            if case == cases[0]:  # without it there is nothing to compare with
+                raise typer.Exit(1)
         else:
             figures[case] = json.loads(done.stdout.splitlines()[-1])
 
