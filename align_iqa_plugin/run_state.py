@@ -57,7 +57,7 @@ def save_run_state(folder: Path, iteration: int, state: dict) -> Path:
     """
     path = folder / f'{iteration}.state'
     data = saved(state)
-    write_whole(path, TITLE, hashlib.sha256(data).hexdigest().encode(), b'\n', data)
+    write_whole(path, TITLE, _hash_line(data), data)
     for old in run_states(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     return path
@@ -76,12 +76,16 @@ def read_run_state(path: Path) -> dict:
     start = len(TITLE) + 65  # 64 digits and the end of the line
     if data[: len(TITLE)] != TITLE:
         raise DamagedState(f'{path} is no run state of align-iqa.')
-    if bytes(data[len(TITLE) : start - 1]).decode('ascii', 'replace') != hashlib.sha256(data[start:]).hexdigest():
+    if data[len(TITLE) : start] != _hash_line(data[start:]):
         raise DamagedState(f'{path} is damaged: its content does not have the SHA-256 that it was written with.')
     try:
         return torch.load(io.BytesIO(data[start:]), map_location='cpu', weights_only=True)
     except (pickle.UnpicklingError, RuntimeError) as error:  # whole, hence of another version
         raise DamagedState(f'{path} cannot be read by this version ({" ".join(str(error).split())[:200]}).') from error
+
+
+def _hash_line(data: memoryview) -> bytes:
+    return hashlib.sha256(data).hexdigest().encode() + b'\n'
 
 
 def latest_run_state(folder: Path) -> dict | None:

@@ -56,6 +56,15 @@ def test_every_cut_and_every_changed_byte_is_noticed(tmp_path, data):
         read_run_state(path)
 
 
+def test_every_changed_byte_of_the_first_line_is_noticed(tmp_path):
+    path = save_run_state(tmp_path, 7, STATE)
+    content = path.read_bytes()
+    for place in range(content.index(b'\n') + 1):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(DamagedState, match='7.state'):
+            read_run_state(path)
+
+
 def test_a_torn_state_is_named_and_the_one_before_it_is_used(tmp_path, warnings):
     for iteration in (5, 6):
         save_run_state(tmp_path, iteration, STATE | {'iteration': iteration})
