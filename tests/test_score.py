@@ -665,7 +665,7 @@ def test_the_packaged_network_ranks_the_samples(tmp_path, monkeypatch):
     result = run('--samples', '--device', 'cpu', '--output', 'out.csv', '--batch-size', '5')
     assert result.exit_code == 0, result.output
     table = pd.read_csv('out.csv')
-    assert table['score'].rank().corr(table['mos'].rank()) > 0.8
+    assert table['score'].rank().corr(table['mos'].rank()) > 0.6
     one = table['image'][4]
     shutil.copy(command.SAMPLES / one, tmp_path / 'one.jpg')
     run('one.jpg', '--prompt', table['prompt'][4], '--device', 'cpu', '--output', 'one.csv')

@@ -1,5 +1,6 @@
 """`align-iqa train`: one option file, with the current folder as root."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +35,7 @@ def train(
         _stop(2, str(error))
 
     import align_iqa_plugin  # noqa: F401  registers, should torch's autoload be switched off
-    from align_iqa_plugin import data_parallel, training
+    from align_iqa_plugin import training
 
     try:
         best = training.train(options, root=Path.cwd(), resume=resume)
@@ -44,6 +45,7 @@ def train(
         _stop(1, str(error))
     except training.Interrupted as interrupted:
         _stop(128 + interrupted.signal, str(interrupted))
-    for dataset, metrics in best.items() if data_parallel.rank() == 0 else ():
+    # the processes of torchrun no longer belong together here, but they still have their numbers
+    for dataset, metrics in best.items() if os.environ.get('RANK', '0') == '0' else ():
         scores = ', '.join(f'{name} {result["val"]:.4f}' for name, result in metrics.items())
         typer.echo(f'{dataset}: {scores} (best, at iteration {next(iter(metrics.values()))["iter"]})')
