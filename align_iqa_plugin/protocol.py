@@ -11,7 +11,6 @@ import copy
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import shlex
 import sys
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from .agreement import agreement
 from .aigc_dataset import AIGCIQADataset
 from .align_iqa_arch import AlignIQA
+from .devices import processor_name
 from .frozen_cache import FrozenCache
 from .labels import Labels, read_labels
 from .run_state import write_whole
@@ -223,14 +223,9 @@ def _data_hash(labels: Labels, contents: Sequence[str]) -> str:
 
 def environment() -> dict:
     """Versions, hardware and command of a measurement."""
-    processor = platform.processor() or platform.machine()
-    if sys.platform == 'linux':
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-        processor = next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), processor)
     return {
         'command': shlex.join(['align-iqa', *sys.argv[1:]]),
-        'hardware': f'{os.cpu_count()} cores of {processor}'
-        + (f', {torch.cuda.get_device_name()}' if torch.cuda.is_available() else ', no GPU'),
+        'hardware': f'{processor_name()}, {torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"}',
         'python': platform.python_version(),
         **{name: importlib.metadata.version(name) for name in PACKAGES},
     }

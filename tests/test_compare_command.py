@@ -112,6 +112,7 @@ def test_several_metrics_and_data_sets_follow_one_option(page, data, tmp_path):
     assert page.metrics['metric'].tolist() == ['brisque', 'entropy']
     assert (page.seed, page.resamples) == (123, 1000)
     assert {'packages', 'hardware', 'seed', 'datasets'} <= set(page.provenance)
+    assert 'cores of ' in page.provenance['hardware']
     assert '104 of 104 scores' in result.stderr
     assert 'entropy' in result.stdout and '0.500' in result.stdout
 

@@ -110,11 +110,22 @@ def test_the_fit_and_its_error_are_those_of_pyiqa(seed):
     assert rmse(curve, mos, prompts, draws)[0] == pytest.approx(calculate_rmse(scores, mos, fit_scale='logistic_4params'))
 
 
+@pytest.mark.parametrize('seed', [27, 34, 42])
+def test_where_the_fit_of_pyiqa_finds_no_optimum_it_is_sought_on_standardised_scores(seed):
+    rng = np.random.default_rng(seed)
+    scores = 7 - rng.exponential(size=60)
+    mos = 2 + 0.3 * (scores - 7) + rng.normal(size=60)
+    with pytest.raises(RuntimeError, match='Optimal parameters not found'), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        calculate_plcc(scores, mos, fit_scale='logistic_4params')
+    assert plcc(fitted(scores, mos), mos)[0] > plcc(scores, mos)[0] - 1e-5  # a curve is no worse than a line
+
+
 def test_a_fit_without_an_optimum_is_undefined():
     scores, mos, prompts = correlated()
-    metric = summary({'m': np.exp(scores)}, mos, prompts)['metrics']['m']
+    metric = summary({'m': np.exp(2 * scores)}, mos, prompts)['metrics']['m']
     assert metric['plcc_fitted'] == metric['rmse'] == UNDEFINED
-    assert metric['plcc']['value'] == pytest.approx(calculate_plcc(np.exp(scores), mos))
+    assert metric['plcc']['value'] == pytest.approx(calculate_plcc(np.exp(2 * scores), mos))
 
 
 @QUICK

@@ -250,13 +250,13 @@ def _number(value: float | None) -> str:
 
 
 def _hardware(device, team) -> str:
-    import platform
-
     import torch
+
+    from align_iqa_plugin.devices import processor_name
 
     if team:
         return f'{team.number} workers of Ray on {"GPUs" if team.device == "cuda" else "CPU cores"}'
-    return torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.processor() or platform.machine()
+    return torch.cuda.get_device_name(device) if device.type == 'cuda' else processor_name()
 
 
 def _provenance(hardware, seed, resamples, tables, split, phase) -> dict:

@@ -164,14 +164,18 @@ def fitted(scores: np.ndarray, opinions: np.ndarray) -> np.ndarray | None:
     """Scores on the scale of the opinions, (n,), by pyiqa's 4-parameter logistic fit; None where there is no fit."""
     if len(scores) < 4 or not _varies(scores, opinions):
         return None
-    try:
-        # it tries steep curves, and says so of exp and of the covariance of its parameters
-        with warnings.catch_warnings(), np.errstate(all='ignore'):
-            warnings.simplefilter('ignore')
-            result = fit_curve(scores, opinions)
-    except RuntimeError:  # scipy's word for a fit without an optimum
-        return None
-    return result if np.isfinite(result).all() else None
+    # where scipy finds no optimum, a curve of standardised scores is the same curve, sought from another start
+    for values in (scores, _standardised(scores)):
+        try:
+            # it tries steep curves, and says so of exp and of the covariance of its parameters
+            with warnings.catch_warnings(), np.errstate(all='ignore'):
+                warnings.simplefilter('ignore')
+                result = fit_curve(values, opinions)
+        except RuntimeError:  # scipy's word for a fit without an optimum
+            continue
+        if np.isfinite(result).all():
+            return result
+    return None
 
 
 def pairwise_accuracy(
