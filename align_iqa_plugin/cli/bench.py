@@ -22,7 +22,8 @@ def bench(
     With --metrics: an image of 512 x 512 pixels by `align_iqa` and by networks of pyiqa, which have random weights, since speed
     does not depend on them; nothing is downloaded.
 
-    Each figure is measured in a process of its own, since the peak of a process never goes down.
+    Times are taken by turns with what they are compared with, so that whatever else the machine does falls on both; memory in
+    a process for each case, since the peak of a process never goes down.
     """
     import json
     import os
@@ -34,51 +35,63 @@ def bench(
     from rich.progress import track
     from rich.table import Table
 
-    cases = METRIC_CASES if metrics else CASES
-    figures = {}
-    for case in track(cases, description='Measuring', console=Console(stderr=True), transient=True):
-        command = [sys.executable, '-m', __name__, case, str(batch_size), str(repeats), device or '']
-        # every tensor in pages of its own, which go back to the system when it is freed: else the peak counts old ones
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536'})
+    from align_iqa_plugin.cli.errors import refuse
+    from align_iqa_plugin.devices import usable_device
+
+    try:
+        device = str(usable_device(device))
+    except ValueError as error:
+        refuse('bench', str(error))
+    # every tensor in pages of its own, which go back to the system when it is freed: else the peak counts old ones
+    exact_memory = {'MALLOC_MMAP_THRESHOLD_': '65536'}
+
+    def measured(what: str, *cases: str, **environment: str) -> dict:
+        command = [sys.executable, '-m', __name__, what, str(batch_size), str(repeats), device, *cases]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
         if done.returncode:
-            typer.echo(f'align-iqa bench: {case} failed: {done.stderr.strip().splitlines()[-1]}', err=True)
-            if case == cases[0]:  # without it there is nothing to compare with
-                raise typer.Exit(1)
-        else:
-            figures[case] = json.loads(done.stdout.splitlines()[-1])
+            raise RuntimeError(f'{cases[-1]} failed: {done.stderr.strip().splitlines()[-1]}')
+        return json.loads(done.stdout.splitlines()[-1])
 
     batch = 'one image' if metrics else f'batch {batch_size}'
     table = Table(box=box.SIMPLE, title=f'{batch}, median of {repeats}, ratio to the first of its kind')
     for column in ('', 'time', 'ratio', 'memory', 'ratio', 'parameters' if metrics else 'trained'):
         table.add_column(column, justify='left' if not column else 'right', no_wrap=True)
-    for number, case in enumerate(cases):
-        first = cases[0 if metrics else number - number % 2]
-        if case not in figures or first not in figures:
+
+    def add_row(case: str, seconds: float, time_ratio: float, memory: dict, memory_ratio: float) -> None:
+        parameters = f'{memory["parameters"] / 1e6:.2f} M' if 'parameters' in memory else ''
+        megabytes = f'{memory["megabytes"]:.0f} MB'
+        table.add_row(case, f'{seconds:.3f} s', f'{time_ratio:.2f}', megabytes, f'{memory_ratio:.2f}', parameters)
+
+    references: dict[str, dict] = {}
+    failures = []
+    pairs = METRIC_CASES if metrics else CASES
+    for case, reference in track(pairs.items(), description='Measuring', console=Console(stderr=True), transient=True):
+        try:
+            seconds = measured('time', reference, case)
+            memory = measured('memory', case, **exact_memory)
+            if reference not in references:
+                references[reference] = measured('memory', reference, **exact_memory)
+                add_row(reference, seconds[reference], 1, references[reference], 1)
+        except RuntimeError as error:
+            failures.append(f'align-iqa bench: {error}')
             continue
-        figure, base = figures[case], figures[first]
-        table.add_row(
-            case,
-            f'{figure["seconds"]:.3f} s',
-            f'{figure["seconds"] / base["seconds"]:.2f}',
-            f'{figure["megabytes"]:.0f} MB',
-            f'{figure["megabytes"] / base["megabytes"]:.2f}',
-            f'{figure["parameters"] / 1e6:.2f} M' if 'parameters' in figure else '',
-        )
-    Console().print(table)
-    if len(figures) < len(cases):
+        ratios = seconds[case] / seconds[reference], memory['megabytes'] / references[reference]['megabytes']
+        add_row(case, seconds[case], ratios[0], memory, ratios[1])
+    if references:
+        Console().print(table)
+    for failure in failures:
+        typer.echo(failure, err=True)
+    if failures:
         raise typer.Exit(1)
 
 
-CASES = (
-    # in pairs, the first of which is what the second is measured against
-    *('backbone, forward', 'align_iqa, forward'),
-    *('backbone, fine-tuning step', 'align_iqa, training step'),
-    *('reading, from JPEGs', 'reading, image_cache'),
-)
-METRIC_CASES = tuple(
-    f'metric, {name}'
-    for name in ('align_iqa', *('topiq_nr', 'maniqa', 'hyperiqa', 'dbcnn', 'cnniqa', 'musiq', 'liqe', 'clipiqa', 'wadiqam_nr'))
-)
+CASES = {  # and what each is measured against
+    'align_iqa, forward': 'backbone, forward',
+    'align_iqa, training step': 'backbone, fine-tuning step',
+    'reading, image_cache': 'reading, from JPEGs',
+}
+METRICS = 'topiq_nr', 'maniqa', 'hyperiqa', 'dbcnn', 'cnniqa', 'musiq', 'liqe', 'clipiqa', 'wadiqam_nr'
+METRIC_CASES = {f'metric, {name}': 'metric, align_iqa' for name in METRICS}
 # OpenAI's architectures that LIQE and CLIP-IQA build on, as arguments of pyiqa's CLIP class; numbers as in open_clip's model
 # configurations RN50 and ViT-B-32
 CLIP_TEXT = {
@@ -94,30 +107,37 @@ CLIP_TOWERS = {
 }
 
 
-def measure(case: str, batch_size: int, repeats: int, device: str) -> dict[str, float]:
-    """Median seconds, and the megabytes that the case needs at most: its parameters, and what a run adds to them."""
-    import gc
+def time_by_turns(cases: list[str], batch_size: int, repeats: int, device: str) -> dict[str, float]:
+    """Median seconds of each case; they take turns."""
     import statistics
     import time
+
+    runs = {case: _case(case, batch_size, device)[0] for case in cases}
+    times = {case: [] for case in cases}
+    for turn in range(repeats + 1):
+        for case, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if turn:  # the first one warms up
+                times[case].append(time.perf_counter() - start)
+    return {case: statistics.median(measured) for case, measured in times.items()}
+
+
+def peak_memory(case: str, batch_size: int, device: str) -> dict[str, float]:
+    """The megabytes that the case needs at most: its parameters, and what a run adds to them."""
+    import gc
     from pathlib import Path
 
     import torch
 
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    reading = case.startswith('reading')
-    if reading:
-        run, figures = _reading(case, batch_size)
-    elif case in METRIC_CASES:
-        run, figures = _metric(case.removeprefix('metric, '), device)
-    else:
-        run, figures = _network(case, batch_size, device)
+    run, figures = _case(case, batch_size, device)
 
     def resident(line: str) -> float:
         status = Path('/proc/self/status').read_text()
         return float(status.split(f'{line}:')[1].split()[0]) / 1e3
 
     gc.collect()
-    if device == 'cpu' or reading:
+    if device == 'cpu' or case.startswith('reading'):
         before = resident('VmRSS')
         Path('/proc/self/clear_refs').write_text('5')  # Linux: forget the peak so far
         run(), run()  # the first step makes the optimizer's state, which the second one holds from its start
@@ -127,12 +147,16 @@ def measure(case: str, batch_size: int, repeats: int, device: str) -> dict[str, 
         before = torch.cuda.memory_allocated()
         run(), run()
         figures['megabytes'] += (torch.cuda.max_memory_allocated() - before) / 1e6
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return figures | {'seconds': statistics.median(seconds)}
+    return figures
+
+
+def _case(case, batch_size, device):
+    """What is to be run, and its parameters."""
+    if case.startswith('reading'):
+        return _reading(case, batch_size)
+    if case.startswith('metric'):
+        return _metric(case.removeprefix('metric, '), device)
+    return _network(case, batch_size, device)
 
 
 def _network(case, batch_size, device):
@@ -261,4 +285,9 @@ if __name__ == '__main__':
     import json
     import sys
 
-    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])))
+    what, batch, repeated, on, *names = sys.argv[1:]
+    if what == 'time':
+        figures = time_by_turns(names, int(batch), int(repeated), on)
+    else:
+        figures = peak_memory(*names, int(batch), on)
+    print(json.dumps(figures))
