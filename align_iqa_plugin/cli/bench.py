@@ -49,7 +49,8 @@ def bench(
         command = [sys.executable, '-m', __name__, what, str(batch_size), str(repeats), device, *cases]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
         if done.returncode:
-            raise RuntimeError(f'{cases[-1]} failed: {done.stderr.strip().splitlines()[-1]}')
+            told = done.stderr.strip() or f'its process ended with {done.returncode}'  # as one that is killed for its memory
+            raise RuntimeError(f'{cases[-1]} failed: {told.splitlines()[-1]}')
         return json.loads(done.stdout.splitlines()[-1])
 
     batch = 'one image' if metrics else f'batch {batch_size}'
