@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from math import ceil
 from uuid import uuid4
 
@@ -55,7 +56,7 @@ def ray_workers(workers: int | None, device: str | None) -> Iterator['Workers']:
     ray.data.DataContext.get_current().enable_progress_bars = False
     ours = not ray.is_initialized()
     # Ray prints what its processes have to say, such as the death of a worker, to stdout, where the results go.
-    with redirect_stdout(None):
+    with redirect_stdout(StringIO()):
         try:
             if ours:
                 address = os.environ.get('RAY_ADDRESS')

@@ -34,6 +34,11 @@ def test_a_case_gives_megabytes(case):
     assert bench.peak_memory(case, 2, 'cpu')['megabytes'] > -1  # of reading a few images, it is noise around nothing
 
 
+@pytest.mark.parametrize('case', ['reading, image_cache', 'metric, cnniqa'])
+def test_a_case_gives_seconds(case):
+    assert bench.time_by_turns([case], 2, 1, 'cpu')[case] > 0
+
+
 def test_cases_are_timed_by_turns_after_a_first_run_of_each(monkeypatch):
     ran = []
     monkeypatch.setattr(bench, '_case', lambda case, *rest: (lambda: ran.append(case), {}))

@@ -20,6 +20,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from align_iqa_plugin import images, sheet
+from align_iqa_plugin.checkpoint import PACKAGED_MODEL_CARD
 from align_iqa_plugin.cli.score import Row, batches, match_prompts, sample_rows, score_batch
 
 command = import_module('align_iqa_plugin.cli.score')  # `align_iqa_plugin.cli.score` may be the function in it
@@ -665,6 +666,8 @@ def test_the_packaged_network_ranks_the_samples(tmp_path, monkeypatch):
     result = run('--samples', '--device', 'cpu', '--output', 'out.csv', '--batch-size', '5')
     assert result.exit_code == 0, result.output
     table = pd.read_csv('out.csv')
+    card = json.loads(PACKAGED_MODEL_CARD.read_text(encoding='utf-8'))['sample_scores']
+    assert dict(zip(table['image'], table['score'], strict=True)) == pytest.approx(card, abs=2e-3)
     assert table['score'].rank().corr(table['mos'].rank()) > 0.6
     one = table['image'][4]
     shutil.copy(command.SAMPLES / one, tmp_path / 'one.jpg')
