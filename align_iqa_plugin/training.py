@@ -156,6 +156,7 @@ def _loop(model: AlignIQAModel, options, given, train_set, val_sets, start, tb_l
         unit=' images',
         disable=None if rank() == 0 else True,
     )
+    data = None
     try:
         if start == 0 and train_opt.get('ridge_alpha') is not None:
             validate(0)  # what the training has to beat
@@ -214,6 +215,8 @@ def _loop(model: AlignIQAModel, options, given, train_set, val_sets, start, tb_l
     finally:
         stop.looping = False
         bar.close()
+        # torch has no public word for it, and without it the workers live as long as somebody holds an error's traceback
+        getattr(data, '_shutdown_workers', lambda: None)()
     if val_sets and not model.best_metric_results:
         logger.warning(f'No validation gave a number for {model.key_metric}, so there is no net_best.pth.')
 

@@ -197,6 +197,18 @@ def test_a_loss_that_is_no_number_stops_with_one_sentence(tiny_options, tmp_path
     assert '\n' not in str(caught.value)
 
 
+def loaders():
+    """Threads that hand work to the workers of loaders, one for each worker."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith('QueueFeeder')}
+
+
+def no_more_loaders_than(before):
+    deadline = time.monotonic() + 20
+    while (left := loaders() - before) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not left
+
+
 @pytest.mark.parametrize('workers', [0, 1])
 def test_images_of_two_sizes_in_a_batch_are_named(workers, tiny_options, tiny_images, tmp_path):
     for name in ('a', 'b'):
@@ -206,9 +218,11 @@ def test_images_of_two_sizes_in_a_batch_are_named(workers, tiny_options, tiny_im
     changes |= {'check_images': False}
     tiny_options['datasets']['train'] |= changes | {'num_worker_per_gpu': workers}
     del tiny_options['train']['ridge_alpha']
+    before = loaders()
     with pytest.raises(TrainingError, match=r'iteration 1: .*[ab].png has 64 x \d+ pixels, .* one size') as caught:
         train(tiny_options, root=tmp_path)
     assert '\n' not in str(caught.value)
+    assert no_more_loaders_than(before)  # although the error, which has seen them, is still there
 
 
 def test_patience_ends_the_training(tiny_options, tmp_path, monkeypatch, capsys):
@@ -371,6 +385,7 @@ def test_several_trainings_in_one_process_leave_nothing_behind(tiny_options, tmp
     tiny_options['datasets']['train']['num_worker_per_gpu'] = 1
     before = logger.handlers[:], logger.level, torch.backends.cudnn.benchmark, signal.getsignal(signal.SIGTERM)
     given = copy.deepcopy(tiny_options)
+    others = loaders()
     results = []
     for name in ('one', 'two'):
         results.append(train(tiny_options, root=tmp_path / name))
@@ -383,10 +398,7 @@ def test_several_trainings_in_one_process_leave_nothing_behind(tiny_options, tmp
         assert any((tmp_path / name / 'tb_logger' / 'tiny').iterdir())
     assert results[0] == results[1]
     assert differences(net(tmp_path / 'one'), net(tmp_path / 'two')) == []
-    deadline = time.monotonic() + 20
-    while threading.active_count() > 1 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith('QueueFeeder')] == []
+    assert no_more_loaders_than(others)
 
 
 def test_without_a_terminal_there_is_a_line_every_print_freq_and_no_bar(tiny_options, tmp_path, capfd):
