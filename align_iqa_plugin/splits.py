@@ -17,7 +17,7 @@ seed, split and name: a split depends neither on the order of the rows nor on a 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -103,15 +103,20 @@ def split_by_name(labels: Labels, name: str, contents: Sequence[str] | None = No
         raise LabelError(f'{name}: {error}.') from error
 
 
-def phases_of(labels: Labels, name: str) -> list[str]:
+def phases_of(labels: Labels, name: str, hash_files: Callable[[list[str]], list[str]] | None = None) -> list[str]:
     """The phase of each row in a split: from the table's own column, or computed where the table has no split columns.
+
+    Args:
+        labels: the table.
+        name: of the split.
+        hash_files: gives the hashes of the rows' files, by default `content_hashes`; a table with split columns needs none.
 
     Raises:
         LabelError: the table has split columns, but not this one; or there is no such split.
     """
     present = [column for column in labels.header if 'split' in column]
     if not present:
-        return split_by_name(labels, name)
+        return split_by_name(labels, name, hash_files and hash_files([row.path for row in labels.rows]))
     if name not in present:
         raise LabelError(
             f'{labels.source} has no split column {name!r} (split_index, split_ratio); it has: {", ".join(present)}.'

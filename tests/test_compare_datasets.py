@@ -11,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from align_iqa_plugin.addresses import read_address
 from align_iqa_plugin.aigc_dataset import AIGCIQADataset
+from align_iqa_plugin.compare import datasets
 from align_iqa_plugin.compare.datasets import dataset_options, read_dataset, sample_images, with_other_prompts
 from align_iqa_plugin.compare.store import LabelledImage
+from align_iqa_plugin.labels import LabelError
 
 ROOT = Path(__file__).parents[1]
 
@@ -179,3 +182,21 @@ def test_images_at_addresses_are_known_by_their_content_and_a_missing_one_has_a_
     local, distant, missing = read_dataset({'type': 'AIGCIQADataset', 'meta_info_file': str(tmp_path / 'labels.csv')})
     assert distant.path == f'file://{there}' and distant.sha256 == local.sha256 and not distant.fault
     assert missing.sha256 == '' and missing.fault.startswith('cannot be read: ') and missing.mos == 3
+
+
+def test_a_split_of_images_at_addresses_reads_each_once_and_names_the_row_of_one_that_cannot_be_read(
+    tiny_images, tmp_path, monkeypatch
+):
+    reads = []
+    monkeypatch.setattr(datasets, 'read_address', lambda address: reads.append(address) or read_address(address))
+    there = [f'file://{path}' for path in sorted((tiny_images / 'images').glob('*.png'))]
+    rows = [f'{address},{number},prompt {number}' for number, address in enumerate(there)]
+    table = tmp_path / 'labels.csv'
+    options = {'type': 'AIGCIQADataset', 'meta_info_file': str(table), 'split_index': 1, 'split_ratio': '712', 'phase': 'test'}
+    table.write_text('\n'.join(['name,mos,prompt', *rows]))
+    images = read_dataset(options)
+    assert 0 < len(images) < len(there)
+    assert sorted(reads) == there
+    table.write_text('\n'.join(['name,mos,prompt', *rows, 'file:///nowhere/x.png,3,y']))
+    with pytest.raises(LabelError, match=f'row {len(there) + 2}: file:///nowhere/x.png cannot be read: .*nowhere'):
+        read_dataset(options)

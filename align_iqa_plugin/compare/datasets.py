@@ -133,6 +133,20 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
         labels.refuse_faults()
     labels.faults[:] = [fault for fault in labels.faults if fault not in missing]
     labels.refuse_faults()
+    hashes, unreadable = {}, {}  # of the files at paths and addresses: SHA-256, and why there is none
+
+    def hash_files(paths: list[str]) -> list[str]:
+        new = sorted({*paths} - hashes.keys() - unreadable.keys())
+        local, distant = ([path for path in new if is_address(path) is there] for there in (False, True))
+        hashes.update(zip(local, content_hashes(local), strict=True))
+        with ThreadPoolExecutor(DOWNLOADS) as pool:
+            for path, (content, fault) in zip(distant, pool.map(_distant_hash, distant), strict=True):
+                if fault:
+                    unreadable[path] = fault
+                else:
+                    hashes[path] = content
+        return [hashes.get(path, '') for path in paths]
+
     phases = None
     if options.get('split_index') is not None:
         if missing:  # the others' places in the split may depend on them
@@ -142,19 +156,15 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
             )
         index = options['split_index']
         name = index if isinstance(index, str) else split_name(index, ratio=str(options.get('split_ratio', '802')))
-        phases = phases_of(labels, name)
+        phases = phases_of(labels, name, hash_files)
+        # where the split had to be computed, from all files: the others' places depend on these
+        labels.faults.extend(
+            (row.number, f'{row.path} {unreadable[row.path]}') for row in labels.rows if row.path in unreadable
+        )
         labels.refuse_faults()
     rows = [row for number, row in enumerate(labels.rows) if phases is None or phases[number] == options['phase']]
     reasons = {row: sentence.partition(': ')[2] for row, (_, sentence) in zip(labels.rows_without_image, missing, strict=True)}
-    local = [row for row in rows if not is_address(row.path)]
-    hashes = dict(zip(local, content_hashes([row.path for row in local]), strict=True))
-    distant = [row for row in rows if is_address(row.path)]
-    with ThreadPoolExecutor(DOWNLOADS) as pool:
-        for row, (content, fault) in zip(distant, pool.map(_distant_hash, [row.path for row in distant]), strict=True):
-            if fault:
-                reasons[row] = fault
-            else:
-                hashes[row] = content
+    hash_files([row.path for row in rows])
 
     def cell(row, name):
         return row.cells[labels.header.index(name)] if name in labels.header else ''
@@ -166,7 +176,7 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
             LabelledImage(
                 image=cell(row, labels.image_column),
                 path=row.path,
-                sha256=hashes.get(row, ''),
+                sha256=hashes.get(row.path, ''),
                 prompt=row.prompt if row.prompt.strip() else '',
                 prompt_id=cell(row, 'prompt_id'),
                 generator=cell(row, 'generator'),
@@ -174,7 +184,7 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
                 mos=row.score,
                 mos_std=numbers.get(_deviation_column(labels), math.nan),
                 mos_align=numbers.get(alignment, math.nan),
-                fault=reasons.get(row, ''),
+                fault=reasons.get(row) or unreadable.get(row.path, ''),
             )
         )
     return images
