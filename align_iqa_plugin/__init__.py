@@ -6,6 +6,6 @@ Importing this package imports neither torch nor pyiqa: it only asks for the met
 
 from align_iqa_plugin.autoload import install
 
-__version__ = '0.2.0'
+__version__ = '0.3.0'
 
 install()

@@ -10,7 +10,8 @@ The figure of the paper, one module a box::
 
 From the paper: the plain ViT, guidance tokens injected into it (CGI), the aggregation of its stages (MSFA), the alternatives
 of the appendix' tables 1 to 4. Ours, where the appendix is silent: the equations of the parts (see their modules), the frozen
-backbone, the head, the size of the view.
+backbone, the head, the size of the view. Ours too: nothing is injected unless it is asked for, since guidance was not found to
+help (README, results).
 """
 
 import functools
@@ -86,7 +87,7 @@ class AlignIQA(nn.Module):
         aggregation_options: keywords of the aggregation, such as ``{channels: 96}`` of the pyramids.
         head: 'kernel', 'linear' or 'mlp'.
         targets: number of scores for an image, such as quality, alignment, authenticity; the first one is the main score.
-        head_options: keywords of the head, such as ``{components: 128}``.
+        head_options: keywords of the head, such as ``{components: 64}``.
         pretrained: load the model that the package carries.
         pretrained_model_path: load a file of one's own training instead. Keywords that are not given are taken from it, except
             `targets`.
@@ -108,9 +109,9 @@ class AlignIQA(nn.Module):
         freeze_backbone: bool = True,
         input_size: int = 224,
         stages: int = 4,
-        guide: str = 'saliency',
+        guide: str = 'none',
         guide_options: dict | None = None,
-        injection: str = 'cgi',
+        injection: str = 'none',
         injection_options: dict | None = None,
         aggregation: str = 'msfa',
         aggregation_options: dict | None = None,
@@ -122,6 +123,8 @@ class AlignIQA(nn.Module):
     ):
         super().__init__()
         _check_names(guide=guide, injection=injection, aggregation=aggregation, head=head)
+        if guide == 'none' and (guide_options or injection_options):
+            raise ValueError("guide_options and injection_options are for a guide that is injected, but guide is 'none'.")
         if type(targets) is not int or targets < 1:
             raise ValueError(f'targets is {targets!r}, not a whole number from 1.')
         self.config = {

@@ -179,8 +179,8 @@ class AlignIQAModel(GeneralIQAModel):
             FloatingPointError: the loss or its gradient is not finite; the weights are as before.
         """
         train_opt = self.opt['train']
-        if current_iter == 1 and train_opt.get('ridge_alpha') is not None and not self.shifts:
-            self.start_as_ridge_regression()
+        if current_iter == 1:
+            self._start_in_pyiqas_loop()
         targets = self.targets
         if self.shifts:
             keys = [_number(*pair) for pair in _pairs(self.paths, self.prompts)]
@@ -279,6 +279,15 @@ class AlignIQAModel(GeneralIQAModel):
             )
         if self.key_metric not in val_opt['metrics']:
             raise ValueError(f"val.key_metric '{self.key_metric}' is not one of val.metrics: {', '.join(val_opt['metrics'])}.")
+
+    def _start_in_pyiqas_loop(self) -> None:
+        if self.opt['train'].get('ridge_alpha') is not None and not self.shifts:
+            self.start_as_ridge_regression()
+
+    def save(self, epoch, current_iter, save_net_label='net'):
+        """What pyiqa's loop calls, at its end too; where nothing is to be trained, it has taken no step before."""
+        self._start_in_pyiqas_loop()
+        super().save(epoch, current_iter, save_net_label)
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
         """What pyiqa's loop calls, in one process, for a whole validation set."""

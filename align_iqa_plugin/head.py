@@ -1,9 +1,10 @@
 """Vector in, scores out. The paper's head is unknown; ours is fitted in closed form, as kernel ridge regression.
 
-A *linear* ridge regression on what frozen CLIP stages give is as good as what the paper reports, and one with a Gaussian kernel
-is better (README, results). So the head is that regression, fitted to the plain ViT and then left alone: what is trained learns
-to move the features where it errs. Probing before fine-tuning also keeps the features from being distorted while a head is
-still random (Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022).
+A *linear* ridge regression on what frozen CLIP stages give is as good as what the paper reports, and one with the sum of a
+Gaussian and a linear kernel is better (README, results). So the head is that regression, fitted to the plain ViT and then left
+alone: what is trained, if anything is, learns to move the features where it errs. Probing before fine-tuning also keeps the
+features from being distorted while a head is still random (Kumar et al., "Fine-Tuning can Distort Pretrained Features and
+Underperform Out-of-Distribution", ICLR 2022).
 """
 
 import torch
@@ -69,19 +70,21 @@ class LinearHead(nn.Module):
 
 
 class KernelHead(LinearHead):
-    """`head: kernel`: the same with a Gaussian kernel, on the principal components of the standardised features.
+    """`head: kernel`: the same with the sum of a Gaussian kernel and a linear one.
+
+    The Gaussian one sees the first principal components of the standardised features, the linear one all features.
 
     Args:
         width: of the vectors.
         targets: number of scores.
-        components: number of principal components that the kernel sees.
-        gamma: of the kernel, exp(-gamma * squared distance / half the mean squared distance of the fitted rows).
+        components: number of principal components.
+        gamma: of the Gaussian kernel, exp(-gamma * squared distance / half the mean squared distance of the fitted rows).
+        linear: weight of the linear kernel, which is scaled so that the fitted rows' mean squared norm is 1.
     """
 
-    def __init__(self, *, width: int, targets: int = 1, components: int = 128, gamma: float = 0.3):
+    def __init__(self, *, width: int, targets: int = 1, components: int = 128, gamma: float = 0.3, linear: float = 0.1):
         super().__init__(width=width, targets=targets)
-        del self.weight
-        self.gamma = gamma
+        self.gamma, self.linear = gamma, linear
         self.register_buffer('projection', torch.zeros(width, components))
         self.register_buffer('scale', torch.ones(()))
         # as many rows as the fit has seen
@@ -94,8 +97,9 @@ class KernelHead(LinearHead):
         # features would come out a hundred times larger
         exact = torch.float32 if vector.device.type == 'mps' else torch.float64  # which Apple's GPUs do not have
         with torch.autocast(vector.device.type, enabled=False):
-            components = self.standardise(vector.to(exact)) @ self.projection.to(exact)
-            return (self._kernel(components) @ self.coefficients.to(exact) + self.bias).float()
+            x = self.standardise(vector.to(exact))
+            curved = self._gaussian(x @ self.projection.to(exact)) @ self.coefficients.to(exact)
+            return (curved + x @ self.weight.to(exact) + self.bias).float()
 
     @torch.no_grad()
     def fit(
@@ -108,7 +112,7 @@ class KernelHead(LinearHead):
         columns: slice = slice(None),
         mask: Bool[Tensor, 'n k'] | None = None,
     ) -> Float[Tensor, 'n k']:
-        """As `LinearHead.fit`; `alpha` is added to the kernel's diagonal, which is 1."""
+        """As `LinearHead.fit`; `alpha` is added to the diagonal of the kernels' sum, which is 1 + `linear` on average."""
         x = self._set_scale(vectors)[:, columns]
         gram = (x @ x.T).double()
         variances, directions = torch.linalg.eigh(gram)  # the dual form: there are fewer images than features
@@ -118,13 +122,15 @@ class KernelHead(LinearHead):
         self.centres = x @ self.projection[columns]
         mean_square = torch.cdist(self.centres, self.centres).square().mean()
         self.scale.copy_(2 * self.gamma / mean_square)
-        self.coefficients, bias, left_out = dual_ridge(
-            self._kernel(self.centres.double()), scores, alpha=alpha, folds=folds, mask=mask
-        )
+        linear = self.linear / gram.diagonal().mean()
+        kernel = self._gaussian(self.centres.double()) + linear * gram
+        self.coefficients, bias, left_out = dual_ridge(kernel, scores, alpha=alpha, folds=folds, mask=mask)
+        self.weight.zero_()
+        self.weight[columns] = (linear * (x.T.double() @ self.coefficients.double())).to(self.weight.dtype)
         self.bias.copy_(bias)
         return left_out
 
-    def _kernel(self, components: Float[Tensor, 'b c']) -> Float[Tensor, 'b n']:
+    def _gaussian(self, components: Float[Tensor, 'b c']) -> Float[Tensor, 'b n']:
         centres = self.centres.to(components.dtype)
         squares = components.square().sum(1, keepdim=True) + centres.square().sum(1) - 2 * components @ centres.T
         return torch.exp(-self.scale * squares.clamp_min(0))

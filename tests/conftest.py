@@ -199,8 +199,10 @@ def tiny_options(tiny_images) -> dict:
             'backbone': 'test_vit',  # 6 blocks
             'backbone_weights': 'random',
             'input_size': 32,
-            'injection_options': {'first_block': 4, 'bottleneck': 8},
+            'guide': 'saliency',
             'guide_options': {'scales': (32,)},
+            'injection': 'cgi',
+            'injection_options': {'first_block': 4, 'bottleneck': 8},
             # every part has something to train
             'aggregation': 'msfa_pyramid',
             'aggregation_options': {'channels': 8},

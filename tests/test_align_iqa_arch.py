@@ -11,7 +11,13 @@ from align_iqa_plugin.guides.saliency import SaliencyGuide
 from align_iqa_plugin.head import HEADS
 from align_iqa_plugin.register import register_archs
 
-TINY = {'backbone': 'vit_tiny_patch16_224', 'backbone_weights': 'random', 'input_size': 64}
+TINY = {
+    'backbone': 'vit_tiny_patch16_224',
+    'backbone_weights': 'random',
+    'input_size': 64,
+    'guide': 'saliency',
+    'injection': 'cgi',
+}
 PLAIN = {'guide': 'none', 'injection': 'none'}
 VARIANTS = [
     {'guide': 'saliency', 'injection': 'cgi'},
@@ -286,6 +292,12 @@ def test_a_wrong_name_lists_the_possible_ones(key):
 def test_an_impossible_pair_lists_what_is_possible(guide, injection):
     with pytest.raises(ValueError, match='saliency, semantic.*cgi, vpt_add, vpt_concat'):
         network(guide=guide, injection=injection)
+
+
+@pytest.mark.parametrize('part', ['guide', 'injection'])
+def test_options_of_a_guide_that_is_not_there_are_refused(part):
+    with pytest.raises(ValueError, match="are for a guide that is injected, but guide is 'none'"):
+        network(**PLAIN, **{f'{part}_options': {'dim': 8}})
 
 
 def test_a_misspelt_option_of_a_part_is_named():

@@ -168,11 +168,12 @@ def test_a_network_with_nothing_to_train_is_refused(options):
             options,
             {
                 'guide': 'none',
+                'guide_options': {},
                 'injection': 'none',
+                'injection_options': {},
                 'aggregation': 'none',
                 'aggregation_options': {},
                 'head': 'linear',
-                'injection_options': {},
             },
         )
 

@@ -10,8 +10,18 @@ def test_every_case_is_a_row_and_the_first_of_its_kind_has_ratio_one():
     assert result.exit_code == 0, result.output
     rows = [line.strip() for line in result.output.splitlines()]
     rows = [row for row in rows if row.startswith((*bench.CASES, *bench.CASES.values()))]
-    assert [row.count('1.00') >= 2 for row in rows] == [True, False, True, False, True, False]
-    assert '0.00 M' in rows[0]
+    named = {row.split('  ')[0]: row for row in rows}
+    order = [
+        'backbone, forward',
+        'align_iqa, forward',
+        'with CGI, forward',
+        'backbone, fine-tuning step',
+        'with CGI, training step',
+    ]
+    assert list(named) == [*order, 'reading, from JPEGs', 'reading, image_cache']
+    assert all(named[reference].count('1.00') >= 2 for reference in bench.CASES.values())
+    trained = [named[case].split()[-2] for case in order]
+    assert trained == ['0.00', '0.00', '0.26', '85.80', '0.26']
 
 
 def test_a_device_that_cannot_be_used_is_refused_before_anything_is_measured():

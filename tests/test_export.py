@@ -47,7 +47,9 @@ def work(tmp_path_factory):
         'backbone_weights': str(root / 'backbone.safetensors'),
         'input_size': 64,
         'stages': 3,
+        'guide': 'saliency',
         'guide_options': {'dim': 32},
+        'injection': 'cgi',
         'injection_options': {'first_block': 10},
         'aggregation': 'msfa_pyramid',
         'aggregation_options': {'channels': 8},
@@ -154,7 +156,7 @@ def test_a_file_whose_frozen_weights_were_changed_is_refused(exported, tmp_path)
 
 def test_the_semantic_guide_brings_its_vision_language_model_along(tiny_vlm, tmp_path):
     options = {'backbone': 'vit_tiny_patch16_224', 'backbone_weights': 'random', 'input_size': 64}
-    options |= {'guide': 'semantic', 'guide_options': {**tiny_vlm, 'dim': 16}}
+    options |= {'guide': 'semantic', 'guide_options': {**tiny_vlm, 'dim': 16}, 'injection': 'cgi'}
     torch.manual_seed(0)
     net = trained(**options)
     torch.save({'params': net.whole_state()}, tmp_path / 'net.pth')

@@ -134,24 +134,25 @@ def test_a_target_whose_scores_cannot_be_left_out_is_refused(data, present):
         LinearHead(width=60, targets=2).fit(vectors, scores.repeat(1, 2), alpha=10.0, folds=FOLDS, mask=mask)
 
 
-def kernel_ridge(x, y, seen, alpha, gamma, components):
-    """Principal components by a singular value decomposition, then the textbook's formula."""
+def kernel_ridge(x, y, seen, alpha, gamma, components, linear):
+    """Principal components by a singular value decomposition, the sum of the kernels, then the textbook's formula."""
     rows, sizes, _ = np.linalg.svd(x, full_matrices=False)
     z = (rows * sizes)[:, :components]
     squares = np.square(z[:, None] - z[None]).sum(-1)
-    kernel = np.exp(-gamma * squares / (squares.mean() / 2))
+    kernel = np.exp(-gamma * squares / (squares.mean() / 2)) + linear * x @ x.T / np.square(x).sum(1).mean()
     regularised = kernel[seen][:, seen] + alpha * seen.mean() * np.eye(seen.sum())
     return kernel[:, seen] @ np.linalg.solve(regularised, y[seen] - y[seen].mean()) + y[seen].mean()
 
 
-def test_the_kernel_head_is_kernel_ridge_regression_on_principal_components(data):
+@pytest.mark.parametrize('linear', [0.0, 0.3])
+def test_the_kernel_head_is_kernel_ridge_regression(linear, data):
     vectors, scores = data
-    head = KernelHead(width=60, components=12, gamma=0.4)
+    head = KernelHead(width=60, components=12, gamma=0.4, linear=linear)
     left_out = head.fit(vectors, scores, alpha=0.2, folds=FOLDS)
     x, y, fold = standardised(vectors), scores.double().numpy(), np.array(FOLDS)
-    np.testing.assert_allclose(head(vectors), kernel_ridge(x, y, fold >= 0, 0.2, 0.4, 12), atol=1e-3)
+    np.testing.assert_allclose(head(vectors), kernel_ridge(x, y, fold >= 0, 0.2, 0.4, 12, linear), atol=1e-3)
     for number in range(4):
-        predicted = kernel_ridge(x, y, fold != number, 0.2, 0.4, 12)
+        predicted = kernel_ridge(x, y, fold != number, 0.2, 0.4, 12, linear)
         np.testing.assert_allclose(left_out[fold == number], predicted[fold == number], atol=1e-3)
 
 

@@ -75,7 +75,7 @@ def test_the_packaged_model_is_the_network_of_its_file_and_the_defaults_of_the_c
     assert {key: value for key, value in network.items() if key != 'type'}.items() <= defaults.items()
 
 
-GOOD = FOLDER / 'align_iqa.yml'
+GOOD = FOLDER / 'table1_cgi_msfa.yml'
 
 
 @pytest.fixture
@@ -344,12 +344,13 @@ def test_a_training_whose_data_and_weights_are_there_passes_and_the_log_file_sti
     ],
 )
 def test_what_a_file_names_and_is_not_there_or_does_not_fit_is_told(change, sentence, small):
-    with pytest.raises(ValueError, match=f"the training 'align_iqa': {sentence}"):
+    with pytest.raises(ValueError, match=f"the training 'table1_cgi_msfa': {sentence}"):
         small(change)
 
 
 def test_a_pretrained_network_has_to_fit_the_network_and_its_frozen_weights(small, tmp_path):
     options = {'backbone': 'vit_tiny_patch16_224', 'backbone_weights': 'random', 'input_size': 64}
+    options |= {'guide': 'saliency', 'injection': 'cgi'}
     torch.manual_seed(1)
     net = AlignIQA(**options)
     torch.save({'params': net.state_dict()}, tmp_path / 'part.pth')
@@ -370,5 +371,5 @@ def test_a_command_with_a_bad_file_ends_with_status_2_before_any_work(tmp_path, 
     assert result.stderr == f'align-iqa train: {GOOD}: train.optim.lrr: there is no such key; did you mean lr?\n'
     result = CliRunner().invoke(app, ['train', '--opt', str(GOOD)])
     assert result.exit_code == 2
-    assert "align-iqa train: the training 'align_iqa': 2 faults" in result.stderr
+    assert "align-iqa train: the training 'table1_cgi_msfa': 2 faults" in result.stderr
     assert list(tmp_path.iterdir()) == []

@@ -262,7 +262,7 @@ class Listener(SaliencyGuide):
 def listening(monkeypatch):
     monkeypatch.setitem(GUIDES, 'listener', Listener)
     small = {'backbone': 'test_vit', 'backbone_weights': 'random', 'input_size': 32, 'head': 'linear'}
-    net = AlignIQA(**small, guide='listener', injection_options={'first_block': 4, 'bottleneck': 8})
+    net = AlignIQA(**small, guide='listener', injection='cgi', injection_options={'first_block': 4, 'bottleneck': 8})
     net.is_trained, net.guide.heard = True, []
     return net.eval()
 

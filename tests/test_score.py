@@ -668,7 +668,7 @@ def test_the_packaged_network_ranks_the_samples(tmp_path, monkeypatch):
     table = pd.read_csv('out.csv')
     card = json.loads(PACKAGED_MODEL_CARD.read_text(encoding='utf-8'))['sample_scores']
     assert dict(zip(table['image'], table['score'], strict=True)) == pytest.approx(card, abs=2e-3)
-    assert table['score'].rank().corr(table['mos'].rank()) > 0.6
+    assert table['score'].rank().corr(table['mos'].rank()) > 0.7
     one = table['image'][4]
     shutil.copy(command.SAMPLES / one, tmp_path / 'one.jpg')
     run('one.jpg', '--prompt', table['prompt'][4], '--device', 'cpu', '--output', 'one.csv')

@@ -21,10 +21,11 @@ from typer.testing import CliRunner
 
 from align_iqa_plugin import training
 from align_iqa_plugin.agreement import agreement
+from align_iqa_plugin.checkpoint import read_extra_state
 from align_iqa_plugin.cli import app
 from align_iqa_plugin.run_state import latest_run_state
 
-OPTIONS = Path(__file__).resolve().parents[1] / 'options' / 'train' / 'AlignIQA' / 'align_iqa.yml'
+OPTIONS = Path(__file__).resolve().parents[1] / 'options' / 'train' / 'AlignIQA' / 'table1_cgi_msfa.yml'
 
 
 @pytest.fixture(scope='module')
@@ -96,17 +97,30 @@ def test_evaluate_reads_the_checkpoint_and_its_numbers_are_those_of_scipy(traine
     assert f'{out["SRCC"]:.4f}' in result.output
 
 
+FITTED_ALONE = {
+    'network': {'guide': 'none', 'injection': 'none'},
+    'train': {'total_epoch': None, 'total_iter': 0, 'optim': None, 'scheduler': None, 'mos_loss_opt': None},
+}
+
+
 @pytest.mark.slow
-def test_pyiqas_own_command_trains_from_the_same_file_without_an_import_of_the_plugin(work):
+@pytest.mark.parametrize('changes', [{}, FITTED_ALONE], ids=['trained', 'fitted alone'])
+def test_pyiqas_own_command_trains_from_the_same_file_without_an_import_of_the_plugin(changes, work):
     import pyiqa
 
     options = yaml.safe_load((work / 'tiny.yml').read_text()) | {'name': 'align_iqa_test_of_pyiqa_train'}
+    for section, change in changes.items():
+        options[section] |= change
     (work / 'pyiqa.yml').write_text(yaml.safe_dump(options))
     experiment = Path(pyiqa.__file__).parents[1] / 'experiments' / options['name']  # pyiqa's own choice
     try:
         done = command(sys.executable, '-m', 'pyiqa.train', '-opt', 'pyiqa.yml', cwd=work)
         assert done.returncode == 0, done.stderr
-        assert (experiment / 'models' / 'net_best.pth').exists()
+        best, latest = (
+            torch.load(experiment / 'models' / f'net_{which}.pth', weights_only=True) for which in ('best', 'latest')
+        )
+        assert read_extra_state(best['params']['_extra_state'])['trained']
+        assert best['params']['head.coefficients'].any() and latest['params']['head.coefficients'].any()
     finally:
         shutil.rmtree(experiment, ignore_errors=True)
         if experiment.parent.is_dir() and not any(experiment.parent.iterdir()):

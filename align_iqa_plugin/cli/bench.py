@@ -88,7 +88,8 @@ def bench(
 
 CASES = {  # and what each is measured against
     'align_iqa, forward': 'backbone, forward',
-    'align_iqa, training step': 'backbone, fine-tuning step',
+    'with CGI, forward': 'backbone, forward',
+    'with CGI, training step': 'backbone, fine-tuning step',
     'reading, image_cache': 'reading, from JPEGs',
 }
 METRICS = 'topiq_nr', 'maniqa', 'hyperiqa', 'dbcnn', 'cnniqa', 'musiq', 'liqe', 'clipiqa', 'wadiqam_nr'
@@ -166,7 +167,12 @@ def _network(case, batch_size, device):
     from align_iqa_plugin.align_iqa_arch import AlignIQA
 
     train = 'step' in case
-    network = AlignIQA(pretrained=True).to(device).train(train)
+    network = AlignIQA(pretrained=True)
+    if 'CGI' in case:  # with the same fitted head
+        guided = AlignIQA(guide='saliency', injection='cgi')
+        guided.head.load_state_dict(network.head.state_dict())
+        guided.is_trained, network = True, guided
+    network.to(device).train(train)
     if case.startswith('backbone'):
         network = network.backbone.vit.requires_grad_(train).train(train)
     optimizer = torch.optim.AdamW(network.parameters()) if train else None
