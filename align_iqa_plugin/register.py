@@ -20,9 +20,9 @@ CONFIGS = {
         'score_range': '~0, ~5',
     },
 }
-ARCHS = {'AlignIQA': 'align_iqa_plugin.align_iqa_arch:AlignIQA'}
-DATASETS = {'AIGCIQADataset': 'align_iqa_plugin.aigc_dataset:AIGCIQADataset'}
-MODELS = {'AlignIQAModel': 'align_iqa_plugin.align_iqa_model:AlignIQAModel'}
+ARCHS = {'AlignIQA': 'align_iqa_plugin.archs.align_iqa_arch:AlignIQA'}
+DATASETS = {'AIGCIQADataset': 'align_iqa_plugin.data.aigc_dataset:AIGCIQADataset'}
+MODELS = {'AlignIQAModel': 'align_iqa_plugin.models.align_iqa_model:AlignIQAModel'}
 
 
 def register_configs() -> None:
@@ -76,7 +76,7 @@ def register_releases() -> None:
 
 def _release_infos() -> dict[str, dict]:
     """What pyiqa calls the configuration of a data set: options of a dataset, with paths below the folder `datasets`."""
-    from align_iqa_plugin.releases import RELEASES
+    from align_iqa_plugin.data.releases import RELEASES
 
     infos = {}
     for release in RELEASES:
@@ -109,16 +109,16 @@ def _from_releases(load_pyiqas, get_pyiqas):
     @functools.wraps(load_pyiqas, assigned=('__name__', '__qualname__', '__doc__'))
     def load_dataset(name, data_root='./datasets', force_download=False, dataset_opts=None, **kwargs):
         if name in _release_infos() and name not in get_pyiqas():
-            _refuse_download(name, data_root, force_download, {**(dataset_opts or {}), **kwargs})
+            _fail_download(name, data_root, force_download, {**(dataset_opts or {}), **kwargs})
             register_datasets()
         return load_pyiqas(name, data_root, force_download, dataset_opts, **kwargs)
 
     return load_dataset
 
 
-def _refuse_download(name, data_root, force_download, options):
+def _fail_download(name, data_root, force_download, options):
     """pyiqa looks for what is missing among its own downloads, where these data sets are not."""
-    from align_iqa_plugin.releases import find_release
+    from align_iqa_plugin.data.releases import find_release
 
     release = find_release(name)
     folder = Path(data_root, release.name)

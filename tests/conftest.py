@@ -14,7 +14,7 @@ from PIL import Image
 
 # the shapes in the annotations are checked in tests only
 PURE_TORCH = ['backbone', 'guides.saliency', 'head', 'injection', 'msfa']
-install_import_hook([f'align_iqa_plugin.{name}' for name in PURE_TORCH], 'beartype.beartype')
+install_import_hook([f'align_iqa_plugin.archs.{name}' for name in PURE_TORCH], 'beartype.beartype')
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # small models on few cores; read when torch is imported
 

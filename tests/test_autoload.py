@@ -215,7 +215,7 @@ if __name__ == '__main__':
     assert pyiqa.get_dataset_info('agiqa3k')['type'] == 'AIGCIQADataset'
     assert 'AlignIQA' in ARCH_REGISTRY and 'AIGCIQADataset' in DATASET_REGISTRY and 'AlignIQAModel' in MODEL_REGISTRY
     print(sys.modules['align_iqa_plugin'].__file__)
-    assert 'align_iqa_plugin.align_iqa_arch' not in sys.modules
+    assert 'align_iqa_plugin.archs.align_iqa_arch' not in sys.modules
     for way in ('fork', 'spawn'):
         (known,) = torch.utils.data.DataLoader(Known(), num_workers=1, multiprocessing_context=way)
         assert known.item(), way

@@ -10,9 +10,9 @@ from scipy.stats import spearmanr
 from torchvision.transforms.functional import to_tensor
 
 import align_iqa_plugin  # noqa: F401  so that the tests also pass where torch's autoload is switched off
-from align_iqa_plugin.checkpoint import PACKAGED, PACKAGED_MODEL_CARD
+from align_iqa_plugin.archs.pretrained import PACKAGED, PACKAGED_MODEL_CARD
 from align_iqa_plugin.cli.score import sample_rows
-from align_iqa_plugin.images import read_image
+from align_iqa_plugin.data.images import read_image
 
 
 @pytest.fixture(scope='module')

@@ -18,7 +18,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from align_iqa_plugin.align_iqa_arch import AlignIQA
+from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.cli import app
 from align_iqa_plugin.compare.statistics import summarise
 from align_iqa_plugin.register import register_archs, register_datasets

@@ -12,7 +12,7 @@ from pyiqa.default_model_configs import DEFAULT_CONFIGS
 from pyiqa.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
 
 from align_iqa_plugin import register
-from align_iqa_plugin.releases import RELEASES
+from align_iqa_plugin.data.releases import RELEASES
 
 KINDS = {
     'archs': (ARCH_REGISTRY, register.ARCHS),
@@ -177,7 +177,7 @@ def test_the_facts_of_the_releases_are_read_when_they_are_asked_for(fresh):
     code = """
 import sys
 import align_iqa_plugin.register
-assert not {'align_iqa_plugin.releases', 'align_iqa_plugin.labels', 'torch', 'pyiqa'} & set(sys.modules)
+assert not {'align_iqa_plugin.data.releases', 'align_iqa_plugin.data.labels', 'torch', 'pyiqa'} & set(sys.modules)
 """
     fresh(code)
 

@@ -35,13 +35,13 @@ def bench(
     from rich.progress import track
     from rich.table import Table
 
-    from align_iqa_plugin.cli.errors import refuse
-    from align_iqa_plugin.devices import usable_device
+    from align_iqa_plugin.cli.errors import fail
+    from align_iqa_plugin.runtime.devices import usable_device
 
     try:
         device = str(usable_device(device))
     except ValueError as error:
-        refuse('bench', str(error))
+        fail('bench', str(error))
     # every tensor in pages of its own, which go back to the system when it is freed: else the peak counts old ones
     exact_memory = {'MALLOC_MMAP_THRESHOLD_': '65536'}
 
@@ -164,7 +164,7 @@ def _case(case, batch_size, device):
 def _network(case, batch_size, device):
     import torch
 
-    from align_iqa_plugin.align_iqa_arch import AlignIQA
+    from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 
     train = 'step' in case
     network = AlignIQA(pretrained=True)
@@ -274,8 +274,8 @@ def _reading(case, batch_size):
 
     import torch
 
-    from align_iqa_plugin.aigc_dataset import AIGCIQADataset
     from align_iqa_plugin.cli.score import SAMPLES
+    from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
 
     section = {'meta_info_file': str(SAMPLES / 'samples.csv'), 'score_column': 'mos_quality', 'input_size': 224}
     with tempfile.TemporaryDirectory() as folder:

@@ -13,9 +13,9 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
-from align_iqa_plugin.cli.errors import refuse, stop
+from align_iqa_plugin.cli.errors import fail, stop
 
-_refuse = partial(refuse, 'compare')
+_fail = partial(fail, 'compare')
 SAMPLES = 'samples'  # what the sample images are called as a data set
 PACKAGES = ('align-iqa-plugin', 'pyiqa', 'torch', 'torchvision', 'timm', 'transformers', 'numpy', 'scipy', 'pillow')
 
@@ -86,22 +86,22 @@ def compare(
     was scored until then is kept).
     """
     if out is None:
-        _refuse('give --out, the folder for the results.')
+        _fail('give --out, the folder for the results.')
     if not metrics and not metric_opt:
-        _refuse('name at least one metric with -m, or -m all.')
+        _fail('name at least one metric with -m, or -m all.')
     if not datasets and not data_opt and not samples:
-        _refuse('name at least one data set with -d or --data_opt, or use --samples.')
+        _fail('name at least one data set with -d or --data_opt, or use --samples.')
     if phase is not None and phase not in ('train', 'val', 'test'):
-        _refuse(f"--phase '{phase}' is not possible; possible are: train, val, test.")
+        _fail(f"--phase '{phase}' is not possible; possible are: train, val, test.")
     if engine not in ('local', 'ray'):
-        _refuse(f"--engine '{engine}' is not possible; possible are: local, ray.")
+        _fail(f"--engine '{engine}' is not possible; possible are: local, ray.")
     if engine == 'ray' and workers == 0:
-        _refuse('--workers 0 is not possible with --engine ray, where they score.')
+        _fail('--workers 0 is not possible with --engine ray, where they score.')
 
     from align_iqa_plugin.compare.metrics import add_metrics, metric_names
     from align_iqa_plugin.compare.store import Store, StoreError
-    from align_iqa_plugin.devices import usable_device
-    from align_iqa_plugin.ray_engine import RayError, RayUnavailable, ray_workers
+    from align_iqa_plugin.runtime.devices import usable_device
+    from align_iqa_plugin.runtime.ray_workers import RayError, RayUnavailable, ray_workers
 
     try:
         # with Ray, metrics are loaded in this process only to see whether they can be, and what their scores depend on
@@ -111,7 +111,7 @@ def compare(
         out.mkdir(parents=True, exist_ok=True)
         store = Store(out / 'scores.sqlite')
     except (ValueError, OSError, StoreError) as error:
-        _refuse(str(error))
+        _fail(str(error))
 
     try:
         with store, ray_workers(workers, device) if engine == 'ray' else nullcontext() as team:
@@ -120,21 +120,22 @@ def compare(
             _score(store, list(tables), names, chosen, batch_size, 2 if workers is None else workers, team)
             scores, costs = store.score_table(), store.metric_table()
     except RayUnavailable as error:
-        _refuse(str(error))
+        _fail(str(error))
     except KeyboardInterrupt:
         _say('Stopped by Ctrl-C: what was scored is kept, and the same command goes on from there.')
         raise typer.Exit(130) from None
     except (StoreError, RayError) as error:
         stop('compare', 1, f'{error} What was scored is kept, and the same command goes on from there.')
 
-    from align_iqa_plugin.run_state import write_whole
+    from align_iqa_plugin.runtime.atomic import atomic_write
 
     scores.to_parquet(out / 'scores.parquet', index=False)
-    write_whole(out / 'scores.csv', scores.to_csv(index=False, lineterminator='\n').encode('utf-8', 'backslashreplace'))
+    atomic_write(out / 'scores.csv', scores.to_csv(index=False, lineterminator='\n').encode('utf-8', 'backslashreplace'))
     failed = int((scores['reason'] != '').sum())
     missing = costs.loc[~costs['available'], 'metric'].tolist()
     if scores['score'].notna().any():
-        from align_iqa_plugin.compare import page, statistics
+        from align_iqa_plugin.compare import statistics
+        from align_iqa_plugin.compare.report import page
 
         summary = statistics.summarise(scores, seed=seed, resamples=resamples)
         page.write_page(
@@ -228,7 +229,7 @@ def _print_leaderboard(summary: dict, costs) -> None:
 
     seconds = dict(zip(costs['metric'], costs['seconds'], strict=True))
     for name, dataset in summary['datasets'].items():
-        table = Table(box=box.SIMPLE, title=f'{name}: agreement with opinions of {dataset["n"]} images')
+        table = Table(box=box.SIMPLE, title=f'{name}: correlations with opinions of {dataset["n"]} images')
         for column in ('metric', 'SRCC', '95 % interval', 'PLCC', 'images', 'failed', 'time/image'):
             table.add_column(column, justify='left' if column == 'metric' else 'right', no_wrap=True)
         for metric, figures in sorted(dataset['metrics'].items(), key=lambda item: item[1]['rank']):
@@ -252,7 +253,7 @@ def _number(value: float | None) -> str:
 def _hardware(device, team) -> str:
     import torch
 
-    from align_iqa_plugin.devices import processor_name
+    from align_iqa_plugin.runtime.devices import processor_name
 
     if team:
         return f'{team.number} workers of Ray on {"GPUs" if team.device == "cuda" else "CPU cores"}'

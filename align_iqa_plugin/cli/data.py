@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from align_iqa_plugin.labels import LabelError, Labels, read_labels, write_labels
-from align_iqa_plugin.releases import RELEASES
-from align_iqa_plugin.splits import PHASES, UNUSED, content_hashes, split_by_name, split_names
+from align_iqa_plugin.data.labels import LabelError, Labels, read_labels, write_labels
+from align_iqa_plugin.data.releases import RELEASES
+from align_iqa_plugin.data.splits import PHASES, UNUSED, content_hashes, split_by_name, split_names
 
 commands = typer.Typer(help='Known data sets; check one; prepare its labels and splits.', no_args_is_help=True)
 
@@ -63,9 +63,9 @@ def verify(
 ) -> None:
     """Find every missing, corrupt, duplicate and mislabelled item, in one pass that decodes every image.
 
-    Duplicates are files of the same bytes. Those that a release is known to have are notes and no faults.
+    Duplicates are files of the same bytes. Those that a release is known to have are notes and no problems.
 
-    Exit status: 0 the data set is sound, 1 faults were found, 2 it is no data set.
+    Exit status: 0 the data set is sound, 1 problems were found, 2 it is no data set.
     """
     try:
         labels = read_labels(
@@ -77,9 +77,11 @@ def verify(
             prompt_column=prompt_column or None,
         )
     except LabelError as error:
-        _refuse(str(error))
+        _fail(str(error))
     if not labels.rows:
-        _refuse('\n'.join([f'{labels.source} leads to no image:', *(f'row {row}: {fault}' for row, fault in labels.faults)]))
+        _fail(
+            '\n'.join([f'{labels.source} leads to no image:', *(f'row {row}: {problem}' for row, problem in labels.problems)])
+        )
 
     rows_of = {}
     for row in labels.rows:
@@ -87,33 +89,33 @@ def verify(
     try:
         checks = dict(zip(rows_of, _decoded(list(rows_of), workers), strict=True))
     except BrokenProcessPool:
-        _refuse('a process that decoded images was killed, probably for want of memory: try again with --workers 1.')
-    faults = [('missing', row, fault) for row, fault in labels.missing]
-    faults += [('mislabelled', row, fault) for row, fault in labels.faults if (row, fault) not in labels.missing]
-    faults += [('corrupt', rows_of[path].number, fault) for path, (fault, _) in checks.items() if fault]
+        _fail('a process that decoded images was killed, probably for want of memory: try again with --workers 1.')
+    problems = [('missing', row, problem) for row, problem in labels.missing]
+    problems += [('mislabelled', row, problem) for row, problem in labels.problems if (row, problem) not in labels.missing]
+    problems += [('corrupt', rows_of[path].number, problem) for path, (problem, _) in checks.items() if problem]
     notes = []
-    for row, fault in _misnamed(labels):
-        # only where the pattern of the names was checked on the release is a departure from it the copy's fault
-        (faults if labels.release.verified else notes).append(('mislabelled', row, fault))
+    for row, problem in _misnamed(labels):
+        # only where the pattern of the names was checked on the release is a departure from it the copy's problem
+        (problems if labels.release.verified else notes).append(('mislabelled', row, problem))
     known = [set(group.split()) for group in labels.release.duplicates] if labels.release else []
     for group in _same(rows_of, checks):
         names = [Path(path).name for path in group]
         number = rows_of[group[1]].number
         sentence = f'{", ".join(names[1:])}: the same file as {names[0]} in row {rows_of[group[0]].number}.'
-        (notes if any(set(names) <= each for each in known) else faults).append(('duplicate', number, sentence))
+        (notes if any(set(names) <= each for each in known) else problems).append(('duplicate', number, sentence))
 
-    for kind, row, sentence in sorted(faults):
+    for kind, row, sentence in sorted(problems):
         typer.echo(f'{kind}: row {row}: {sentence}')
     for kind, row, sentence in sorted(notes):
         typer.echo(f'note: {kind}: row {row}: {sentence}')
     further = _remarks(labels)
     for sentence in further:
         typer.echo(f'note: {sentence}')
-    kinds = Counter(kind for kind, _, _ in faults)
+    kinds = Counter(kind for kind, _, _ in problems)
     verdict = ', '.join(f'{count} {kind}' for kind, count in sorted(kinds.items())) or 'sound'
     noted = len(notes) + len(further)
     typer.echo(f'{_what(labels)}: {verdict}; {noted} {"note" if noted == 1 else "notes"}.')
-    raise typer.Exit(1 if faults else 0)
+    raise typer.Exit(1 if problems else 0)
 
 
 @commands.command()
@@ -144,7 +146,7 @@ def prepare(
             score_column=score_column,
             prompt_column=prompt_column or None,
         )
-        labels.refuse_faults()
+        labels.raise_problems()
         contents = content_hashes([row.path for row in labels.rows])
         splits = {name: split_by_name(labels, name, contents) for name in split_names(labels)}
         for name, column in splits.items():
@@ -153,7 +155,7 @@ def prepare(
                     raise LabelError(f'{labels.source}: too few prompts or images, nothing is left for {phase} of {name}.')
         write_labels(labels, splits, output)
     except (LabelError, OSError) as error:
-        _refuse(str(error))
+        _fail(str(error))
 
     phases = [*PHASES, *([UNUSED] if any(UNUSED in column for column in splits.values()) else [])]
     table = Table('split', *phases, title=f'{_what(labels)}, written to {output}: images (prompts)')
@@ -179,7 +181,7 @@ def _decoded(paths: Sequence[str], workers: int) -> Iterator[tuple[str | None, s
 
 
 def _decode(path: str) -> tuple[str | None, str]:
-    from align_iqa_plugin.images import ImageError, read_image
+    from align_iqa_plugin.data.images import ImageError, read_image
 
     try:
         read_image(path)
@@ -215,8 +217,8 @@ def _misnamed(labels: Labels) -> Iterator[tuple[int, str]]:
 
 
 def _remarks(labels: Labels) -> list[str]:
-    """What is no fault of an item, and yet worth to know."""
-    from align_iqa_plugin.images import ENDINGS
+    """What is no problem of an item, and yet worth to know."""
+    from align_iqa_plugin.data.images import ENDINGS
 
     remarks = []
     if labels.release and labels.release.images and labels.release.images != len(labels.rows):
@@ -243,6 +245,6 @@ def _what(labels: Labels) -> str:
     )
 
 
-def _refuse(sentence: str) -> NoReturn:
+def _fail(sentence: str) -> NoReturn:
     typer.echo(f'Error: {sentence}', err=True)
     raise typer.Exit(2)

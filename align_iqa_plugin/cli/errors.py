@@ -5,7 +5,7 @@ from typing import NoReturn
 import typer
 
 
-def refuse(command: str, sentence: str) -> NoReturn:
+def fail(command: str, sentence: str) -> NoReturn:
     """Print ``align-iqa COMMAND: sentence`` to stderr and exit with status 2, before any work."""
     stop(command, 2, sentence)
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from align_iqa_plugin.cli.errors import refuse
+from align_iqa_plugin.cli.errors import fail
 
-_refuse = partial(refuse, 'evaluate')
+_fail = partial(fail, 'evaluate')
 
 
 def evaluate(
@@ -30,15 +30,15 @@ def evaluate(
 ) -> None:
     """Print SRCC, PLCC (raw, and after the 4-parameter logistic fit), KRCC, RMSE and the number of images."""
     if phase not in ('train', 'val', 'test'):
-        _refuse(f"--phase '{phase}' is not possible; possible are: train, val, test.")
+        _fail(f"--phase '{phase}' is not possible; possible are: train, val, test.")
     import torch
     from rich.console import Console
     from rich.progress import track
 
-    from align_iqa_plugin.agreement import agreement
-    from align_iqa_plugin.aigc_dataset import AIGCIQADataset
-    from align_iqa_plugin.align_iqa_arch import AlignIQA
-    from align_iqa_plugin.options import read_options
+    from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+    from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
+    from align_iqa_plugin.evaluation.correlation import correlations
+    from align_iqa_plugin.models.options import read_options
 
     section, network = {}, {}
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
@@ -60,7 +60,7 @@ def evaluate(
         network |= {'pretrained_model_path': str(weights)} if weights else {'pretrained': True}
         metric = AlignIQA(**network).to(device).eval()
     except (ValueError, FileNotFoundError, RuntimeError) as error:
-        _refuse(str(error))
+        _fail(str(error))
     scores, opinions, paths = [], [], []
     loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size)
     for batch in track(loader, description=f'{data.name} {phase}', console=Console(stderr=True)):
@@ -68,7 +68,7 @@ def evaluate(
             scores += metric(batch['img'].to(device), caption_list=batch['prompt'])[:, 0].tolist()
         opinions += batch['mos_label'].squeeze(1).tolist()
         paths += batch['img_path']
-    numbers = agreement(scores, opinions)
+    numbers = correlations(scores, opinions)
     for name, value in numbers.items():
         typer.echo(f'{name:<12}' + ('no fit' if value is None else f'{value}' if name == 'n' else f'{value:.4f}').rjust(8))
     if output is not None:

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from align_iqa_plugin.cli.errors import refuse
+from align_iqa_plugin.cli.errors import fail
 
-_refuse = partial(refuse, 'export')
+_fail = partial(fail, 'export')
 
 
 def export(
@@ -27,17 +27,17 @@ def export(
     pyiqa.create_metric('align_iqa', pretrained_model_path=FILE) and --weights FILE then need nothing else.
     """
     if output.suffix != '.safetensors':
-        _refuse(f"--output '{output}' must end in .safetensors.")
+        _fail(f"--output '{output}' must end in .safetensors.")
     if not output.resolve().parent.is_dir():
-        _refuse(f"--output '{output}': there is no folder '{output.parent}'; create it first.")
+        _fail(f"--output '{output}': there is no folder '{output.parent}'; create it first.")
     if output.exists() and checkpoint.exists() and output.samefile(checkpoint):
-        _refuse(f"--output '{output}' would overwrite the checkpoint; give it another name.")
+        _fail(f"--output '{output}' would overwrite the checkpoint; give it another name.")
 
     from safetensors.torch import save_file
 
-    from align_iqa_plugin.align_iqa_arch import AlignIQA
-    from align_iqa_plugin.checkpoint import read_network
-    from align_iqa_plugin.options import read_options
+    from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+    from align_iqa_plugin.archs.pretrained import read_network
+    from align_iqa_plugin.models.options import read_options
 
     try:
         network = {} if option is None else read_options(option)['network']
@@ -46,9 +46,9 @@ def export(
         network = {key: told[key] for key in told.keys() & {'targets'}} | network  # all of them, not the main one alone
         net = AlignIQA(**network, pretrained_model_path=str(checkpoint))
     except (ValueError, FileNotFoundError, RuntimeError) as error:
-        _refuse(str(error))
+        _fail(str(error))
     if not net.is_trained:
-        _refuse(f"'{checkpoint}' has no trained weights.")
+        _fail(f"'{checkpoint}' has no trained weights.")
 
     metadata = {
         'format': 'pt',
@@ -69,7 +69,7 @@ def export(
         save_file(state, unfinished, metadata)
         os.replace(unfinished, output)
     except OSError as error:
-        _refuse(f"--output '{output}' cannot be written: {error.strerror or error}.")
+        _fail(f"--output '{output}' cannot be written: {error.strerror or error}.")
     finally:
         unfinished.unlink(missing_ok=True)
     size, before = (path.stat().st_size / 1e6 for path in (output, checkpoint))

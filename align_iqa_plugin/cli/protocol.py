@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from align_iqa_plugin.cli.errors import refuse, stop
+from align_iqa_plugin.cli.errors import fail, stop
 
 _stop = partial(stop, 'protocol')
 
@@ -35,7 +35,7 @@ def protocol(
     Folds that the file has already are left out, and a fold that was stopped goes on from its last run state: call it again.
     Folds can be spread over machines; `align-iqa results` puts their files together.
     """
-    from align_iqa_plugin.options import check_options, read_options
+    from align_iqa_plugin.models.options import check_options, read_options
 
     try:
         options = read_options(option, changes or ())
@@ -44,8 +44,8 @@ def protocol(
         _stop(2, str(error))
 
     import align_iqa_plugin  # noqa: F401  registers, should torch's autoload be switched off
-    from align_iqa_plugin import training
-    from align_iqa_plugin.protocol import chosen_folds, fold_columns, run_protocol
+    from align_iqa_plugin.evaluation.protocol import chosen_folds, fold_columns, run_protocol
+    from align_iqa_plugin.models import trainer as training
 
     output = output or Path(f'results_{options["name"]}_{split.value}.json')
     try:
@@ -72,12 +72,12 @@ def results(
     output: Annotated[Path | None, typer.Option(help='Write the page here (Markdown) instead of to stdout.')] = None,
 ) -> None:
     """Tables with median and spread, measured beside reported, and what they were measured with, as Markdown."""
-    from align_iqa_plugin.results_page import results_page
+    from align_iqa_plugin.evaluation.report import results_page
 
     try:
         page = results_page(files)
     except ValueError as error:
-        refuse('results', str(error))
+        fail('results', str(error))
     if output is None:
         typer.echo(page, nl=False)
     else:

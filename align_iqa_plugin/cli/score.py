@@ -17,19 +17,19 @@ from typing import Annotated
 
 import typer
 
-from align_iqa_plugin.addresses import is_address, list_address
-from align_iqa_plugin.cli.errors import refuse
-from align_iqa_plugin.devices import usable_device
-from align_iqa_plugin.manifest import ENDINGS as TABLE_ENDINGS
-from align_iqa_plugin.manifest import read_manifest
-from align_iqa_plugin.reasons import reason_of
+from align_iqa_plugin.cli.errors import fail
+from align_iqa_plugin.data.image_table import ENDINGS as TABLE_ENDINGS
+from align_iqa_plugin.data.image_table import read_image_table
+from align_iqa_plugin.data.uris import is_uri, list_uri
+from align_iqa_plugin.runtime.devices import usable_device
+from align_iqa_plugin.runtime.errors import reason_of
 
 SAMPLES = Path(__file__).parents[1] / 'samples'
 TABLE_ROWS = 40  # more rows than this are printed only where no --output takes them
 OUTPUT_ENDINGS = ('.csv', '.json', '.parquet')
 FILE_ROWS, FILE_SECONDS = 10_000, 20  # a file of a folder of scores is written when it has these, or after that time
 
-_refuse = partial(refuse, 'score')
+_fail = partial(fail, 'score')
 
 
 @dataclass
@@ -97,45 +97,45 @@ def score(
     wrong, 130 stopped by Ctrl-C (what was scored until then is written).
     """
     if samples and (images or prompt is not None or prompts):
-        _refuse('--samples brings its own images and prompts; leave out IMAGES, --prompt and --prompts.')
+        _fail('--samples brings its own images and prompts; leave out IMAGES, --prompt and --prompts.')
     if not samples and not images:
-        _refuse('name at least one image, folder or glob, or use --samples.')
+        _fail('name at least one image, folder or glob, or use --samples.')
     if prompt is not None and prompts:
-        _refuse('give either --prompt or --prompts.')
+        _fail('give either --prompt or --prompts.')
     if prompt is not None and not prompt.strip():
-        _refuse('--prompt is empty; leave it out to score without a prompt.')
+        _fail('--prompt is empty; leave it out to score without a prompt.')
     if engine not in ('local', 'ray'):
-        _refuse(f"--engine '{engine}' is not possible; possible are: local, ray.")
+        _fail(f"--engine '{engine}' is not possible; possible are: local, ray.")
     if workers and engine == 'local':
-        _refuse('--workers is for --engine ray.')
+        _fail('--workers is for --engine ray.')
     if batch_size < 1:
-        _refuse(f'--batch-size must be at least 1, not {batch_size}.')
+        _fail(f'--batch-size must be at least 1, not {batch_size}.')
     if weights and not weights.is_file():
-        _refuse(f"the weights '{weights}' are not a file.")
+        _fail(f"the weights '{weights}' are not a file.")
     if output and prompts and output.resolve() == prompts.resolve():
-        _refuse(f"--output '{output}' would overwrite the prompts; give it another name.")
+        _fail(f"--output '{output}' would overwrite the prompts; give it another name.")
     if engine == 'local':
         _check_writable('--output', output, OUTPUT_ENDINGS)
     elif output and (output.suffix.lower() in ('.csv', '.json') or output.is_file()):
-        _refuse(f"--output '{output}' must be a folder with --engine ray, which writes Parquet files into it.")
+        _fail(f"--output '{output}' must be a folder with --engine ray, which writes Parquet files into it.")
     elif output and not output.resolve().parent.is_dir():
-        _refuse(f"--output '{output}': there is no folder '{output.parent}'; create it first.")
+        _fail(f"--output '{output}': there is no folder '{output.parent}'; create it first.")
     _check_writable('--sheet', sheet, ('.png',))
 
     if samples:
         rows = sample_rows()
     else:
         if sheet and any(os.path.abspath(name) == os.path.abspath(sheet) for name in images):
-            _refuse(f"--sheet '{sheet}' would overwrite one of the images; give it another name.")
+            _fail(f"--sheet '{sheet}' would overwrite one of the images; give it another name.")
         try:
             rows = find_images(images, leave_out=sheet)
         except ValueError as error:
-            _refuse(str(error))
-        if not any(is_address(row.path) or row.path.is_file() for row in rows if not row.error):
+            _fail(str(error))
+        if not any(is_uri(row.path) or row.path.is_file() for row in rows if not row.error):
             reason = rows[0].error or ('is not a file.' if rows[0].path.exists() else 'does not exist.')
-            _refuse(f"there is nothing to score: '{rows[0].image}' {reason}")
+            _fail(f"there is nothing to score: '{rows[0].image}' {reason}")
         if (prompts or prompt is not None) and any(row.prompt is not None for row in rows):
-            _refuse('the table brings prompts of its own; leave out --prompt and --prompts.')
+            _fail('the table brings prompts of its own; leave out --prompt and --prompts.')
         if prompts:
             match_prompts(rows, prompts)
         elif prompt is not None:
@@ -198,16 +198,16 @@ def find_images(arguments: list[str], *, leave_out: Path | None = None) -> list[
     rows, seen, other_files = [], set(), 0
 
     def add(path: str, error: str = '', prompt: str | None = None) -> None:
-        address = is_address(path)
+        address = is_uri(path)
         if (key := (path if address else os.path.abspath(path), prompt)) not in seen:
             seen.add(key)
             rows.append(Row(path, path if address else Path(path), prompt, error=error))
 
     def add_address(address: str) -> int:
-        from align_iqa_plugin.images import ENDINGS
+        from align_iqa_plugin.data.images import ENDINGS
 
         try:
-            files = list_address(address)
+            files = list_uri(address)
         except OSError as error:
             files = []
             add(address, f'cannot be listed: {" ".join(str(error).split())}')
@@ -219,7 +219,7 @@ def find_images(arguments: list[str], *, leave_out: Path | None = None) -> list[
         return len(files) - len(pictures)
 
     def add_folder(folder: str) -> int:
-        from align_iqa_plugin.images import ENDINGS
+        from align_iqa_plugin.data.images import ENDINGS
 
         number, left_out = 0, 0
         for parent, folders, files in os.walk(
@@ -239,11 +239,11 @@ def find_images(arguments: list[str], *, leave_out: Path | None = None) -> list[
         return left_out
 
     for argument in arguments:
-        if argument.lower().endswith(TABLE_ENDINGS) and (is_address(argument) or os.path.isfile(argument)):
-            for image, prompt in read_manifest(argument):
+        if argument.lower().endswith(TABLE_ENDINGS) and (is_uri(argument) or os.path.isfile(argument)):
+            for image, prompt in read_image_table(argument):
                 add(image, prompt=prompt)
             continue
-        if is_address(argument):
+        if is_uri(argument):
             other_files += add_address(argument)
             continue
         path = os.path.expanduser(argument)
@@ -279,7 +279,7 @@ def match_prompts(rows: list[Row], file: Path) -> None:
     prompts_of = _read_prompts(file)
     images_of = {}
     for row in rows:
-        path = row.path if is_address(row.path) else Path(os.path.abspath(row.path)).as_posix()
+        path = row.path if is_uri(row.path) else Path(os.path.abspath(row.path)).as_posix()
         parts = PurePosixPath(path).parts
         endings = (parts[start:] for start in range(len(parts)))
         name = next((ending for ending in endings if ending in prompts_of), None)
@@ -319,20 +319,20 @@ def _read_prompts(file: Path) -> dict[tuple[str, ...], set[str]]:
             name = 'image' if 'image' in columns else 'name'
             if name not in columns or 'prompt' not in columns:
                 found = ', '.join(columns) or 'none'
-                _refuse(f"'{file}' needs the columns image (or name) and prompt; it has: {found}.")
+                _fail(f"'{file}' needs the columns image (or name) and prompt; it has: {found}.")
             for line in reader:
                 if None in line or None in line.values():
-                    _refuse(f"line {reader.line_num} of '{file}' does not have {len(columns)} fields; quote its commas.")
+                    _fail(f"line {reader.line_num} of '{file}' does not have {len(columns)} fields; quote its commas.")
                 # '../images/a.png' is written from the folder of the CSV: what comes after the dots is what can match.
                 parts = PurePosixPath(line[name].strip().replace('\\', '/')).parts
                 parts = tuple(part for part in parts if part != '..')
                 if not parts:
-                    _refuse(f"line {reader.line_num} of '{file}' names no image.")
+                    _fail(f"line {reader.line_num} of '{file}' names no image.")
                 prompts_of.setdefault(parts, set()).add(line['prompt'])
     except OSError as error:
-        _refuse(f"the prompts '{file}' cannot be read: {error.strerror}.")
+        _fail(f"the prompts '{file}' cannot be read: {error.strerror}.")
     except (csv.Error, UnicodeDecodeError) as error:
-        _refuse(f"the prompts '{file}' are not a CSV in UTF-8: {error}.")
+        _fail(f"the prompts '{file}' are not a CSV in UTF-8: {error}.")
     return prompts_of
 
 
@@ -349,12 +349,12 @@ def _checked_metric(device: str | None, weights: Path | None):
     try:
         chosen = usable_device(device)
     except ValueError as error:
-        _refuse(str(error))
+        _fail(str(error))
     try:
         return load_metric(chosen, weights)
-    # Whatever stands in the way of the network (missing or foreign weights, no memory) is not an image's fault.
+    # Whatever stands in the way of the network (missing or foreign weights, no memory) is not an image's problem.
     except Exception as error:
-        _refuse(f'the network cannot be loaded: {reason_of(error)}')
+        _fail(f'the network cannot be loaded: {reason_of(error)}')
 
 
 def score_rows(metric, rows: list[Row], batch_size: int, advance: Callable[[], None]) -> None:
@@ -390,7 +390,7 @@ def _score_with_ray(
     rows: list[Row], output: Path | None, batch_size: int, device: str | None, weights: Path | None, workers: int | None
 ) -> None:
     """Score the rows that the folder lacks, and put them there while they come; the others are taken from it."""
-    from align_iqa_plugin.ray_engine import RayError, RayUnavailable, ray_workers
+    from align_iqa_plugin.runtime.ray_workers import RayError, RayUnavailable, ray_workers
 
     try:
         with ray_workers(workers, device) as team, _score_folder(output, weights) as folder, _progress(len(rows)) as advance:
@@ -410,11 +410,11 @@ def _score_with_ray(
             except (RayError, OSError) as error:
                 _say(f'Stopped: {error} What was scored is kept, and the same command goes on from there.')
     except RayUnavailable as error:
-        _refuse(str(error))
+        _fail(str(error))
 
 
 def _score_pending(team, pending, finished, folder, batch_size, weights, advance) -> None:
-    from align_iqa_plugin.ray_engine import DIED
+    from align_iqa_plugin.runtime.ray_workers import DIED
 
     def save():
         if folder:
@@ -442,8 +442,8 @@ def _score_pending(team, pending, finished, folder, batch_size, weights, advance
 def _score_folder(output: Path | None, weights: Path | None):
     """The folder of the scores that these weights give; None without --output."""
     from align_iqa_plugin import __version__
-    from align_iqa_plugin.compare.metrics import weights_digest
-    from align_iqa_plugin.score_folder import ScoreFolder
+    from align_iqa_plugin.runtime.hashes import weights_digest
+    from align_iqa_plugin.score.score_folder import ScoreFolder
 
     # also without a folder: what is wrong with the weights is said before any worker fails
     digest = weights_digest(_checked_metric('cpu', weights).net)
@@ -453,13 +453,13 @@ def _score_folder(output: Path | None, weights: Path | None):
     try:
         folder = ScoreFolder(output, f'align-iqa-plugin {__version__}, weights {digest}')
     except ValueError as error:
-        _refuse(str(error))
+        _fail(str(error))
     with closing(folder):
         yield folder
 
 
 def _path(row: Row) -> str:
-    return row.path if is_address(row.path) else os.path.abspath(row.path)
+    return row.path if is_uri(row.path) else os.path.abspath(row.path)
 
 
 def _place(row: Row) -> str:
@@ -472,8 +472,8 @@ def batches(rows: list[Row], batch_size: int, advance: Callable[[], None]) -> It
 
     The row of a picture that cannot be read gets its error here.
     """
-    from align_iqa_plugin.align_iqa_arch import MINIMUM_SIDE
-    from align_iqa_plugin.images import ImageError, batches_of_one_size, read_image
+    from align_iqa_plugin.archs.align_iqa_arch import MINIMUM_SIDE
+    from align_iqa_plugin.data.images import ImageError, batches_of_one_size, read_image
 
     def readable():
         for row in rows:
@@ -569,19 +569,19 @@ def _check_writable(option: str, file: Path | None, endings: tuple[str, ...]) ->
     if file is None:
         return
     if file.suffix.lower() not in endings:
-        _refuse(f"{option} '{file}' must end in {' or '.join(endings)}.")
+        _fail(f"{option} '{file}' must end in {' or '.join(endings)}.")
     if file.is_dir():
-        _refuse(f"{option} '{file}' is a folder.")
+        _fail(f"{option} '{file}' is a folder.")
     if not file.resolve().parent.is_dir():
-        _refuse(f"{option} '{file}': there is no folder '{file.parent}'; create it first.")
+        _fail(f"{option} '{file}': there is no folder '{file.parent}'; create it first.")
     if file.suffix.lower() == '.parquet' and find_spec('pyarrow') is None:
-        _refuse(f"{option} '{file}' needs the package pyarrow; install it, or choose .csv or .json.")
+        _fail(f"{option} '{file}' needs the package pyarrow; install it, or choose .csv or .json.")
     trial = file.resolve().with_name(f'.{file.name}.{os.getpid()}.part')
     try:
         trial.touch()
         trial.unlink()
     except OSError as error:
-        _refuse(f"{option} '{file}' cannot be written: {error.strerror}.")
+        _fail(f"{option} '{file}' cannot be written: {error.strerror}.")
 
 
 def _save(output: Path | None, rows: list[Row], *, with_prompt: bool, with_mos: bool) -> bool:
@@ -633,7 +633,7 @@ def print_correlation(rows: list[Row]) -> None:
 
 
 def _draw(sheet: Path, rows: list[Row]) -> bool:
-    from align_iqa_plugin.sheet import MAX_TILES, Tile, draw_sheet
+    from align_iqa_plugin.score.contact_sheet import MAX_TILES, Tile, draw_sheet
 
     scored = sorted((row for row in rows if row.score is not None), key=lambda row: -row.score)
     if not scored:

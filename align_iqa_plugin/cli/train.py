@@ -26,7 +26,7 @@ def train(
     Without --resume an experiment of the same name is renamed. Several GPUs: torchrun --nproc-per-node N -m
     align_iqa_plugin.cli train --opt FILE. Ctrl-C and SIGTERM save before they stop.
     """
-    from align_iqa_plugin.options import check_options, read_options
+    from align_iqa_plugin.models.options import check_options, read_options
 
     try:
         options = read_options(option, changes or ())
@@ -35,7 +35,7 @@ def train(
         _stop(2, str(error))
 
     import align_iqa_plugin  # noqa: F401  registers, should torch's autoload be switched off
-    from align_iqa_plugin import training
+    from align_iqa_plugin.models import trainer as training
 
     try:
         best = training.train(options, root=Path.cwd(), resume=resume)

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from align_iqa_plugin.addresses import is_address, read_address
 from align_iqa_plugin.compare.store import LabelledImage
-from align_iqa_plugin.labels import LabelError, Labels, read_labels
-from align_iqa_plugin.releases import find_release
-from align_iqa_plugin.splits import content_hashes, phases_of, split_name
+from align_iqa_plugin.data.labels import LabelError, Labels, read_labels
+from align_iqa_plugin.data.releases import find_release
+from align_iqa_plugin.data.splits import content_hashes, phases_of, split_name
+from align_iqa_plugin.data.uris import is_uri, read_uri
 
 SAMPLES = Path(__file__).parents[1] / 'samples' / 'samples.csv'
 ALIGNMENT_COLUMNS = ('mos_align', 'mos_correspondence', 'MOS_c')
@@ -70,7 +70,7 @@ def read_dataset(options: Mapping, *, split: str | None = None, phase: str | Non
     """The images that the options of a data set name, in the order of the labels, none of them opened.
 
     Opinion scores come out with higher is better: where the options say `lower_better`, they are mirrored in `mos_range`.
-    An image whose file is missing has a `fault`.
+    An image whose file is missing has a `problem`.
 
     Args:
         options: as `dataset_options` gives them.
@@ -130,19 +130,19 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
     labels = read_labels(table, **settings, further_score_columns=further, addresses=True)
     missing = list(labels.missing)
     if not labels.rows:
-        labels.refuse_faults()
-    labels.faults[:] = [fault for fault in labels.faults if fault not in missing]
-    labels.refuse_faults()
+        labels.raise_problems()
+    labels.problems[:] = [problem for problem in labels.problems if problem not in missing]
+    labels.raise_problems()
     hashes, unreadable = {}, {}  # of the files at paths and addresses: SHA-256, and why there is none
 
     def hash_files(paths: list[str]) -> list[str]:
         new = sorted({*paths} - hashes.keys() - unreadable.keys())
-        local, distant = ([path for path in new if is_address(path) is there] for there in (False, True))
+        local, distant = ([path for path in new if is_uri(path) is there] for there in (False, True))
         hashes.update(zip(local, content_hashes(local), strict=True))
         with ThreadPoolExecutor(DOWNLOADS) as pool:
-            for path, (content, fault) in zip(distant, pool.map(_distant_hash, distant), strict=True):
-                if fault:
-                    unreadable[path] = fault
+            for path, (content, problem) in zip(distant, pool.map(_distant_hash, distant), strict=True):
+                if problem:
+                    unreadable[path] = problem
                 else:
                     hashes[path] = content
         return [hashes.get(path, '') for path in paths]
@@ -158,10 +158,10 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
         name = index if isinstance(index, str) else split_name(index, ratio=str(options.get('split_ratio', '802')))
         phases = phases_of(labels, name, hash_files)
         # where the split had to be computed, from all files: the others' places depend on these
-        labels.faults.extend(
+        labels.problems.extend(
             (row.number, f'{row.path} {unreadable[row.path]}') for row in labels.rows if row.path in unreadable
         )
-        labels.refuse_faults()
+        labels.raise_problems()
     rows = [row for number, row in enumerate(labels.rows) if phases is None or phases[number] == options['phase']]
     reasons = {row: sentence.partition(': ')[2] for row, (_, sentence) in zip(labels.rows_without_image, missing, strict=True)}
     hash_files([row.path for row in rows])
@@ -184,7 +184,7 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
                 mos=row.score,
                 mos_std=numbers.get(_deviation_column(labels), math.nan),
                 mos_align=numbers.get(alignment, math.nan),
-                fault=reasons.get(row) or unreadable.get(row.path, ''),
+                problem=reasons.get(row) or unreadable.get(row.path, ''),
             )
         )
     return images
@@ -193,7 +193,7 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
 def _distant_hash(address: str) -> tuple[str, str]:
     """SHA-256 of what is at an address, or the reason why nothing is."""
     try:
-        return hashlib.sha256(read_address(address)).hexdigest(), ''
+        return hashlib.sha256(read_uri(address)).hexdigest(), ''
     except OSError as error:
         return '', f'cannot be read: {" ".join(str(error).split()).rstrip(".")}.'
 
@@ -231,7 +231,7 @@ def _from_pyiqa(options: Mapping) -> list[LabelledImage]:
             path=path,
             sha256=hashes.get(path, ''),
             mos=score,
-            fault='' if path in hashes else f"there is no such file in '{folder}'.",
+            problem='' if path in hashes else f"there is no such file in '{folder}'.",
         )
         for path, score in named
     ]

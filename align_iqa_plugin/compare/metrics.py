@@ -1,7 +1,6 @@
 """The no-reference metrics that pyiqa can name: which there are, and one of them loaded, with all that its scores depend on."""
 
 import difflib
-import hashlib
 import inspect
 import json
 import logging
@@ -12,15 +11,15 @@ from io import StringIO
 from pathlib import Path
 from traceback import walk_tb
 
-import numpy as np
 import torch
 import yaml
 from torch import Tensor
 
 from align_iqa_plugin import __version__
-from align_iqa_plugin.batches import seed_everything
 from align_iqa_plugin.compare.store import Configuration
-from align_iqa_plugin.reasons import reason_of
+from align_iqa_plugin.runtime.errors import reason_of
+from align_iqa_plugin.runtime.hashes import weights_digest
+from align_iqa_plugin.runtime.seeds import seed_everything
 
 PROMPT_KEYWORDS = ('caption_list', 'captions', 'prompts', 'prompt')
 """What a network's `forward` calls the texts that the images were made from, a list with one for each image."""
@@ -41,24 +40,24 @@ def metric_names(asked: Sequence[str]) -> list[str]:
     import pyiqa
 
     possible = pyiqa.list_models('NR')
-    names, faults = {}, []
+    names, problems = {}, []
     for name in asked:
         if name == 'all':
             names |= dict.fromkeys(each for each in possible if not _scores_folders(each))
         elif name in possible and _scores_folders(name):
-            faults.append(f"'{name}' scores whole folders of images, not single ones.")
+            problems.append(f"'{name}' scores whole folders of images, not single ones.")
         elif name in possible:
             names[name] = None
         elif name in pyiqa.list_models():
-            faults.append(f"'{name}' needs a reference image, which generated images do not have.")
+            problems.append(f"'{name}' needs a reference image, which generated images do not have.")
         else:
             near = difflib.get_close_matches(name, possible, 3)
-            faults.append(
+            problems.append(
                 f"pyiqa has no metric '{name}'"
                 + (f'; did you mean {" or ".join(near)}?' if near else '; `pyiqa -ls` lists all.')
             )
-    if faults:
-        raise ValueError(' '.join(faults))
+    if problems:
+        raise ValueError(' '.join(problems))
     return list(names)
 
 
@@ -176,21 +175,6 @@ def _scores_folders(name: str) -> bool:
         return False
     first = list(inspect.signature(forward).parameters)[1]
     return 'dir' in first
-
-
-def weights_digest(network: torch.nn.Module) -> str:
-    """SHA-256 of the network's tensors with their names, also of those that modules keep as plain attributes."""
-    tensors = dict(network.state_dict())
-    for name, module in network.named_modules():
-        for key, value in vars(module).items():
-            if isinstance(value, Tensor) or isinstance(value, np.ndarray) and value.dtype.kind in 'biufc':
-                tensors[f'{name}.{key}'] = torch.as_tensor(value)
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy() if tensor.numel() else b'')
-    return digest.hexdigest()
 
 
 def _what_is_missing(error: BaseException) -> str:

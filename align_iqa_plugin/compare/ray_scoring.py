@@ -6,8 +6,8 @@ from dataclasses import asdict
 from align_iqa_plugin.compare.metrics import Metric
 from align_iqa_plugin.compare.scoring import PeakMemory, Scorer
 from align_iqa_plugin.compare.store import Configuration, Pending, Result, Store
-from align_iqa_plugin.devices import usable_device
-from align_iqa_plugin.ray_engine import DIED, Workers
+from align_iqa_plugin.runtime.devices import usable_device
+from align_iqa_plugin.runtime.ray_workers import DIED, Workers
 
 
 def score_with_ray(

@@ -19,8 +19,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from align_iqa_plugin.compare.store import Configuration, Pending, Result, Store
-from align_iqa_plugin.images import MAX_KEPT_PIXELS, ImageError, batches_of_one_size, read_image
-from align_iqa_plugin.reasons import reason_of
+from align_iqa_plugin.data.images import MAX_KEPT_PIXELS, ImageError, batches_of_one_size, read_image
+from align_iqa_plugin.runtime.errors import reason_of
 
 CHECKED = 4  # images by which it is decided whether a metric may be given batches
 TOLERANCE = 1e-4  # of a score: what the order of summation in a batch changes stays well below
@@ -91,7 +91,7 @@ class _Item:
 class Scorer:
     """Scores with one metric.
 
-    Batches are given to it only if it scores the first images the same one by one and together. When memory runs out, batches
+    ResumableBatchSampler are given to it only if it scores the first images the same one by one and together. When memory runs out, batches
     are halved, down to one image.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What a table of scores says of the metrics in it: agreement with opinions, with intervals, and which differ at all.
+"""What a table of scores says of the metrics in it: correlations with opinions, with intervals, and which differ at all.
 
 Everything is resampled by prompt (a cluster bootstrap): images of one prompt are alike, so single images would promise
 more than is known. An image without a prompt stands for itself. The statistics here take images as numpy arrays with
@@ -19,7 +19,7 @@ from pyiqa.metrics.correlation_coefficient import fit_curve
 from scipy import stats
 from tqdm import tqdm
 
-from ..releases import find_release
+from align_iqa_plugin.data.releases import find_release
 
 ALPHA = 0.05  # of the tests; intervals are of 95 %
 # opinions of each image, by release: what makes a standard error of the standard deviation that the labels state
@@ -33,7 +33,7 @@ NOT_STATED = 'not stated'  # the stratum of images of which a generator, style o
 def summarise(scores: pandas.DataFrame, *, seed: int = 0, resamples: int = 1000) -> dict:
     """All statistics of a score table, as plain JSON data: None where a number is undefined, never NaN.
 
-    Scores of a metric with `lower_better` are negated first, so that positive always means agreement; a correlation
+    Scores of a metric with `lower_better` are negated first, so that positive always means correlations; a correlation
     that is negative all the same stays so. An image is scored if its score is finite and its reason empty; all other
     images of the data set are failures of the metric, also where its row is missing: n + failures is the number of
     images. Every number but `failures` is of the images that the metric scored.

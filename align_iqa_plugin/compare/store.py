@@ -9,10 +9,10 @@ The tables, for queries by hand (``sqlite3 DIR/scores.sqlite``); texts that are 
 ``images``          the labels: one row for each image of a data set, in the order of `position`
     dataset, position   the key
     image, path         its name in the labels, and its file
-    sha256              of the file's bytes; '' where there is no such file, and `fault` then says so
+    sha256              of the file's bytes; '' where there is no such file, and `problem` then says so
     prompt, prompt_id, generator, style
     other_prompt        the prompt of another image, for the control with prompts shuffled; '' where there is none
-    mos, mos_std, mos_align   opinion scores, higher is better: mean and standard deviation of the main one; agreement with the
+    mos, mos_std, mos_align   opinion scores, higher is better: mean and standard deviation of the main one; correlations with the
                         prompt
 ``configurations``  what a score depends on beside image and prompt
     configuration       the key: SHA-256 of the next four
@@ -61,7 +61,7 @@ LAYOUT = 1  # of the tables below; another number in a file means another versio
 _TABLES = """
 CREATE TABLE IF NOT EXISTS images (
     dataset TEXT, position INTEGER, image TEXT, path TEXT, sha256 TEXT, prompt TEXT, prompt_id TEXT, generator TEXT, style TEXT,
-    mos REAL, mos_std REAL, mos_align REAL, other_prompt TEXT, fault TEXT,
+    mos REAL, mos_std REAL, mos_align REAL, other_prompt TEXT, problem TEXT,
     PRIMARY KEY (dataset, position)
 );
 CREATE TABLE IF NOT EXISTS configurations (
@@ -81,7 +81,7 @@ CREATE VIEW IF NOT EXISTS score_table AS
 SELECT
     images.dataset, metrics.metric, images.image, images.path, images.sha256, images.prompt, images.prompt_id, images.generator,
     images.style, images.mos, images.mos_std, images.mos_align, own.score,
-    CASE WHEN fault != '' THEN fault WHEN own.configuration IS NULL THEN 'is not scored yet.' ELSE own.reason END AS reason,
+    CASE WHEN problem != '' THEN problem WHEN own.configuration IS NULL THEN 'is not scored yet.' ELSE own.reason END AS reason,
     lower_better, uses_prompt, other.score AS shuffled_score, own.seconds
 FROM comparisons JOIN images USING (dataset) JOIN metrics USING (metric) JOIN configurations USING (configuration)
 LEFT JOIN scores AS own
@@ -113,7 +113,7 @@ class LabelledImage:
     mos_std: float = float('nan')
     mos_align: float = float('nan')
     other_prompt: str = ''
-    fault: str = ''
+    problem: str = ''
 
 
 @dataclass(frozen=True)
@@ -288,12 +288,12 @@ class Store:
     def pending(self, dataset: str, configuration: Configuration) -> list[Pending]:
         """The images of a data set that have no score of this configuration yet, each content once, in their order."""
         wanted = (
-            "SELECT sha256, path, position, 0 AS shuffled, '' AS prompt FROM images WHERE dataset = :dataset AND fault = ''"
+            "SELECT sha256, path, position, 0 AS shuffled, '' AS prompt FROM images WHERE dataset = :dataset AND problem = ''"
         )
         if configuration.uses_prompt:
             wanted = wanted.replace("'' AS prompt", 'prompt') + (
                 ' UNION ALL SELECT sha256, path, position, 1, other_prompt FROM images '
-                "WHERE dataset = :dataset AND fault = '' AND other_prompt != ''"
+                "WHERE dataset = :dataset AND problem = '' AND other_prompt != ''"
             )
         rows = self._database.execute(
             f'SELECT sha256, path, prompt FROM ({wanted}) AS wanted WHERE NOT EXISTS (SELECT 1 FROM scores WHERE '

@@ -1,0 +1,260 @@
+"""Splits of a data set into train, val and test; each is a column of a meta info CSV, and is known by its name.
+
+==============================  ==========================================================================================
+``ratio712_seed123_split_01``   Prompt-disjoint: no prompt stands on two sides. The name is the one that pyiqa's own
+                                datasets look for when `split_index` is 1; the tenths 7, 1, 2 are those of the prompts.
+``image712_seed123_split_01``   By image: the same prompt stands on both sides, so that scores on test are flattered. Only
+                                for comparison with papers that split so; the tenths are those of the images.
+``generator_split_AttnGAN``     That generator left out: test is all of its images, val all images that the others made
+                                for a tenth of their prompts, train the rest. Test and train share prompts.
+==============================  ==========================================================================================
+
+Byte-identical files never stand on two sides of a split. Where one is a test image of the generator left out, its copies
+by other generators are 'unused': in no phase. The order in which images or prompts are dealt out is that of a hash of
+seed, split and name: a split depends neither on the order of the rows nor on a library's random stream.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from align_iqa_plugin.data.labels import LabelError, Labels
+from align_iqa_plugin.data.uris import is_uri, read_uri
+
+SEED = 123  # the only seed whose columns pyiqa's datasets find when `split_index` is a number
+RATIO = '712'
+SPLITS = 10
+PHASES = ('train', 'val', 'test')
+UNUSED = 'unused'
+
+
+def split_name(split: int, *, seed: int = SEED, ratio: str = RATIO) -> str:
+    """Column name of a prompt-disjoint split in pyiqa's form, for example ``ratio712_seed123_split_01``."""
+    return f'ratio{ratio}_seed{seed}_split_{split:02d}'
+
+
+def image_split_name(split: int, *, seed: int = SEED, ratio: str = RATIO) -> str:
+    """Column name of a split by image, for example ``image712_seed123_split_01``."""
+    return f'image{ratio}_seed{seed}_split_{split:02d}'
+
+
+def generator_split_name(generator: str) -> str:
+    """Column name of the split that leaves this generator out, for example ``generator_split_AttnGAN``."""
+    return f'generator_split_{generator}'
+
+
+def split_names(labels: Labels) -> list[str]:
+    """The names of all splits that a table allows: ten by prompt, ten by image, one for each of its generators.
+
+    There is none by generator where the table has no column `generator`, or fewer than two names in it.
+    """
+    numbers = range(1, SPLITS + 1)
+    generators = sorted(set(_generators(labels)) - {''})
+    return [
+        *(split_name(number) for number in numbers),
+        *(image_split_name(number) for number in numbers),
+        *(generator_split_name(generator) for generator in generators if len(generators) > 1),
+    ]
+
+
+def split_by_name(labels: Labels, name: str, contents: Sequence[str] | None = None) -> list[str]:
+    """The phase of each row in the split of this name, computed from prompts, generators and files.
+
+    A column that the table itself has under this name is not looked at. Other seeds and ratios than those of
+    `split_names` may be named, for example ``ratio802_seed7_split_03``.
+
+    Args:
+        labels: the table.
+        name: a name as `split_names` gives it.
+        contents: the hash of each row's file, where it is known already; see `content_hashes`.
+
+    Returns:
+        'train', 'val' or 'test' for each row, and in a split by generator also 'unused'.
+
+    Raises:
+        LabelError: there is no such split; the message lists those that there are.
+        OSError: a file cannot be read.
+    """
+    numbered = re.fullmatch(r'(ratio|image)(\d{3})_seed(\d+)_split_(\d{2,})', name)
+    if not numbered and name not in split_names(labels):
+        names = split_names(labels)
+        raise LabelError(
+            f'{labels.source} has no split {name!r}; there are {names[0]} to {names[SPLITS - 1]}, '
+            + ', '.join([f'{names[SPLITS]} to {names[2 * SPLITS - 1]}', *names[2 * SPLITS :]])
+            + '.'
+        )
+    if contents is None:
+        contents = content_hashes([row.path for row in labels.rows])
+    prompts = [row.prompt for row in labels.rows]
+    if not numbered:
+        left_out = name.removeprefix(generator_split_name(''))
+        return leave_one_generator_out_split(_generators(labels), prompts, contents, left_out)
+    kind, ratio, seed, split = numbered.groups()
+    try:
+        if kind == 'image':
+            return image_level_split(contents, int(split), seed=int(seed), ratio=ratio)
+        return prompt_disjoint_split(prompts, contents, int(split), seed=int(seed), ratio=ratio)
+    except ValueError as error:
+        raise LabelError(f'{name}: {error}.') from error
+
+
+def phases_of(labels: Labels, name: str, hash_files: Callable[[list[str]], list[str]] | None = None) -> list[str]:
+    """The phase of each row in a split: from the table's own column, or computed where the table has no split columns.
+
+    Args:
+        labels: the table.
+        name: of the split.
+        hash_files: gives the hashes of the rows' files, by default `content_hashes`; a table with split columns needs none.
+
+    Raises:
+        LabelError: the table has split columns, but not this one; or there is no such split.
+    """
+    present = [column for column in labels.header if 'split' in column]
+    if not present:
+        return split_by_name(labels, name, hash_files and hash_files([row.path for row in labels.rows]))
+    if name not in present:
+        raise LabelError(
+            f'{labels.source} has no split column {name!r} (split_index, split_ratio); it has: {", ".join(present)}.'
+        )
+    phases = labels.column(name)
+    for row, phase in zip(labels.rows, phases, strict=True):
+        if phase not in (*PHASES, UNUSED):
+            labels.problems.append((row.number, f'{name} is {phase!r}, not train, val, test or unused.'))
+    return phases
+
+
+def content_hashes(paths: Sequence[str | Path]) -> list[str]:
+    """SHA-256 of the bytes at each path or address, as hexadecimal text; a progress bar shows on a terminal's standard error.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    console = Console(stderr=True)
+    progress = track(paths, 'Hashing images', console=console, transient=True, disable=not console.is_terminal)
+    contents = (read_uri(path) if is_uri(path) else Path(path).read_bytes() for path in progress)
+    return [hashlib.sha256(content).hexdigest() for content in contents]
+
+
+def prompt_groups(prompts: Sequence[str], contents: Sequence[str]) -> list[str]:
+    """The name of each row's group: rows that share a prompt or a file's content, directly or through others, share it.
+
+    Prompts that differ only in case or white space count as one. A row without a prompt is held only by its content.
+
+    Args:
+        prompts: the prompt of each row, '' where it has none.
+        contents: the hash of each row's file, see `content_hashes`.
+    """
+    parent = {}
+
+    def root(node):
+        while parent.setdefault(node, node) != node:
+            parent[node] = parent[parent[node]]  # halves the way up, which else grows with each prompt joined
+            node = parent[node]
+        return node
+
+    names = _names(prompts, contents)
+    for name, content in zip(names, contents, strict=True):
+        parent[root(('content', content))] = root(('prompt', ' '.join(name.split()).casefold()))
+
+    # Which node became a root depends on the order of the rows; the first name of a group in sorted order does not.
+    members = {}
+    for name, content in zip(names, contents, strict=True):
+        members.setdefault(root(('content', content)), set()).add(name)
+    group_names = {node: min(group) for node, group in members.items()}
+    return [group_names[root(('content', content))] for content in contents]
+
+
+def prompt_disjoint_split(
+    prompts: Sequence[str], contents: Sequence[str], split: int, *, seed: int = SEED, ratio: str = RATIO
+) -> list[str]:
+    """'train', 'val' or 'test' for each row; the shares of `ratio` are shares of the prompts, not of the images.
+
+    Groups (see `prompt_groups`) fill test first, then val, then train, so a share is exceeded by less than one group.
+    Fewer prompts than ten can leave a side empty.
+
+    Args:
+        prompts: the prompt of each row, '' where it has none.
+        contents: the hash of each row's file, see `content_hashes`.
+        split: number of the split, from 1.
+        seed: part of the hash that orders the groups.
+        ratio: tenths of train, val and test, one digit each.
+
+    Raises:
+        ValueError: `ratio` is not three digits that add up to ten.
+    """
+    groups = prompt_groups(prompts, contents)
+    sizes = Counter(group for _, group in set(zip(_names(prompts, contents), groups, strict=True)))
+    phases = _deal(sizes, ratio, f'{seed}/{split}')
+    return [phases[group] for group in groups]
+
+
+def image_level_split(contents: Sequence[str], split: int, *, seed: int = SEED, ratio: str = RATIO) -> list[str]:
+    """'train', 'val' or 'test' for each row; the shares of `ratio` are shares of the rows. Prompts leak.
+
+    Args:
+        contents: the hash of each row's file, see `content_hashes`; rows with the same one stay together.
+        split: number of the split, from 1.
+        seed: part of the hash that orders the files.
+        ratio: tenths of train, val and test, one digit each.
+
+    Raises:
+        ValueError: `ratio` is not three digits that add up to ten.
+    """
+    phases = _deal(Counter(contents), ratio, f'image/{seed}/{split}')
+    return [phases[content] for content in contents]
+
+
+def leave_one_generator_out_split(
+    generators: Sequence[str], prompts: Sequence[str], contents: Sequence[str], left_out: str, *, seed: int = SEED
+) -> list[str]:
+    """'test' for the rows of one generator; 'train' or 'val' for the others, by prompt; 'unused' for copies of test images.
+
+    Val is a tenth of the prompts (see `prompt_groups`) of the other generators, with all their images of these prompts.
+
+    Args:
+        generators: the generator of each row, '' where it is not known: such a row is never in test.
+        prompts: the prompt of each row, '' where it has none.
+        contents: the hash of each row's file, see `content_hashes`.
+        left_out: the generator to test on.
+        seed: part of the hash that orders the prompts.
+    """
+    tested = {content for generator, content in zip(generators, contents, strict=True) if generator == left_out}
+    groups, names = prompt_groups(prompts, contents), _names(prompts, contents)
+    others = [row for row, content in enumerate(contents) if content not in tested]
+    sizes = Counter(group for _, group in {(names[row], groups[row]) for row in others})
+    phases = _deal(sizes, '910', f'generator/{seed}/{left_out}')
+    result = ['test' if generator == left_out else UNUSED for generator in generators]
+    for row in others:
+        result[row] = phases[groups[row]]
+    return result
+
+
+def _deal(sizes, ratio, order):
+    """The phase of each group. Groups fill test first, then val, then train: a share is exceeded by less than one group."""
+    if not (len(ratio) == 3 and ratio.isdecimal() and sum(map(int, ratio)) == 10):
+        raise ValueError(f'the ratio {ratio!r} is not three digits (tenths of train, val, test) that add up to ten')
+    _, val_tenths, test_tenths = map(int, ratio)
+    total, placed, phases = sum(sizes.values()), 0, {}
+    for group in sorted(sizes, key=lambda name: hashlib.sha256(f'{order}/{name}'.encode()).hexdigest()):
+        if 10 * placed < test_tenths * total:
+            phases[group] = 'test'
+        elif 10 * placed < (test_tenths + val_tenths) * total:
+            phases[group] = 'val'
+        else:
+            phases[group] = 'train'
+        placed += sizes[group]
+    return phases
+
+
+def _generators(labels):
+    return labels.column('generator') if 'generator' in labels.header else [''] * len(labels.rows)
+
+
+def _names(prompts, contents):
+    """What a row is counted and named by: its prompt, or its content where it has none."""
+    return [prompt if prompt.strip() else content for prompt, content in zip(prompts, contents, strict=True)]

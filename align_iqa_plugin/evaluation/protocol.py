@@ -1,0 +1,242 @@
+"""One training file on many folds of a data set: train each, test it once, keep every number with its provenance.
+
+A results file is JSON, written after every fold, whole or not at all:
+    what was run: `name`, `options` (the training file as plain data), `split` (prompt, image or generator);
+    `folds`: {fold: {column, seed, images {train, val, test}, data_sha256, best (validation scores), iteration,
+        test {SRCC ...}, generator_floor {SRCC ...}, network_sha256, environment}}
+Folds that are in the file already are not run again.
+"""
+
+import copy
+import hashlib
+import importlib.metadata
+import json
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
+from align_iqa_plugin.data.feature_cache import FrozenCache
+from align_iqa_plugin.data.labels import Labels, read_labels
+from align_iqa_plugin.data.splits import (
+    SPLITS,
+    content_hashes,
+    generator_split_name,
+    image_split_name,
+    split_by_name,
+    split_name,
+)
+from align_iqa_plugin.evaluation.correlation import correlations
+from align_iqa_plugin.models.trainer import train
+from align_iqa_plugin.runtime.atomic import atomic_write
+from align_iqa_plugin.runtime.devices import processor_name
+
+SPLIT_KINDS = {
+    'prompt': 'prompt-disjoint: no prompt is on two sides',
+    'image': 'image-level: prompts LEAK from training to test',
+    'generator': 'leave one generator out: the test generator is not in training',
+}
+PACKAGES = ('align-iqa-plugin', 'torch', 'timm', 'pyiqa', 'numpy', 'scipy')
+NAMES_ONLY = ('name', 'manual_seed')  # of a training file, what two runs of one recipe may differ in, with the paths
+
+
+def fold_columns(kind: str, section: Mapping) -> dict[str, str]:
+    """The split column of every fold of a kind, by the fold's name: '1' to '10', or a generator's name.
+
+    Args:
+        section: of a data set in a training file.
+    """
+    if kind == 'generator':
+        labels = _labels(section)
+        if 'generator' not in labels.header:
+            raise ValueError(f'{labels.source} does not tell which generator an image is of, so none can be left out.')
+        return {name: generator_split_name(name) for name in sorted(set(labels.column('generator')))}
+    name = {'prompt': split_name, 'image': image_split_name}[kind]
+    return {str(number): name(number) for number in range(1, SPLITS + 1)}
+
+
+def chosen_folds(folds: str | None, possible: Sequence[str]) -> list[str]:
+    """'1-3,7' or 'AttnGAN,glide' as a list of folds; all of them for None."""
+    if folds is None:
+        return list(possible)
+    chosen = []
+    for part in folds.split(','):
+        first, dash, last = part.strip().partition('-')
+        if dash and first.isdecimal() and last.isdecimal() and part.strip() not in possible:
+            chosen += [str(number) for number in range(int(first), int(last) + 1)]
+        else:
+            chosen.append(part.strip())
+    for fold in chosen:
+        if fold not in possible:
+            raise ValueError(f"--folds: there is no fold '{fold}'; possible are: {', '.join(possible)}.")
+    return list(dict.fromkeys(chosen))
+
+
+def run_protocol(
+    options: Mapping, *, kind: str, folds: Sequence[str] | None, root: Path, output: Path, tell: Callable[[str], None]
+) -> dict:
+    """Train and test on each fold that `output` does not have yet.
+
+    Args:
+        options: of the training file; its split is replaced by each fold's, in all its data sets.
+        kind: 'prompt', 'image' or 'generator'.
+        folds: names, as in `fold_columns`.
+        root: takes experiments/NAME_KIND_FOLD/; a fold that was stopped goes on from there.
+        output: the results file.
+        tell: takes a line after each fold.
+
+    Raises:
+        ValueError: `output` holds results of another recipe, or the options cannot be trained.
+    """
+    columns = fold_columns(kind, options['datasets']['train'])
+    results = {'name': options['name'], 'split': kind, 'options': copy.deepcopy(dict(options)), 'folds': {}}
+    if output.exists():
+        kept = read_results(output)
+        if recipe(kept) != recipe(results):
+            raise ValueError(f'{output} holds results of another recipe or kind of split: name another file with --output.')
+        results['folds'] = kept['folds']
+    for fold in folds:
+        if fold in results['folds']:
+            tell(f'fold {fold}: in {output} already.')
+            continue
+        results['folds'][fold] = _run_fold(options, kind, fold, columns[fold], root)
+        ordered = [name for name in columns if name in results['folds']]
+        results['folds'] = {name: results['folds'][name] for name in ordered}
+        atomic_write(output, json.dumps(results, indent=1).encode())
+        tell(f'fold {fold}: {_line(results["folds"][fold]["test"])}')
+    return results
+
+
+def read_results(path: Path) -> dict:
+    """A results file; ValueError where it is none."""
+    try:
+        results = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise ValueError(f'{path} cannot be read as a results file of align-iqa protocol: {error}.') from error
+    if not isinstance(results, dict) or {'name', 'split', 'options', 'folds'} - results.keys():
+        raise ValueError(f'{path} is not a results file of align-iqa protocol.')
+    return results
+
+
+def recipe(results: Mapping) -> str:
+    """What the folds of one row of a table have in common, as a hash: all options but names, seed, paths and speed."""
+    options = {key: value for key, value in results['options'].items() if key not in (*NAMES_ONLY, 'logger', 'path', 'num_gpu')}
+    options['datasets'] = {
+        phase: {key: value for key, value in section.items() if key not in ('name', 'dataroot_target', 'num_worker_per_gpu')}
+        for phase, section in options['datasets'].items()
+    }
+    options['train'] = {key: value for key, value in options['train'].items() if key != 'frozen_cache'}
+    options['network'] = {
+        key: Path(value).name if key == 'backbone_weights' else value for key, value in options['network'].items()
+    }
+    return hashlib.sha256(json.dumps([results['split'], options], sort_keys=True).encode()).hexdigest()
+
+
+def merged(parts: Sequence[dict]) -> dict:
+    """Results of one recipe from several machines as one; ValueError where they differ in recipe or in a fold's numbers."""
+    result = copy.deepcopy(parts[0])
+    for part in parts[1:]:
+        if recipe(part) != recipe(result):
+            raise ValueError(f"results of '{part['name']}' and '{result['name']}' are not of one recipe and split.")
+        for fold, numbers in part['folds'].items():
+            if result['folds'].setdefault(fold, numbers)['test'] != numbers['test']:
+                raise ValueError(f"the results of '{part['name']}' hold fold {fold} twice, with different numbers.")
+    return result
+
+
+def _run_fold(options: Mapping, kind: str, fold: str, column: str, root: Path) -> dict:
+    options = copy.deepcopy(dict(options))
+    options['name'] = f'{options["name"]}_{kind}_{fold}'
+    for section in options['datasets'].values():
+        section['split_index'] = column
+    best = train(options, root=root, resume=True)
+    models = root / 'experiments' / options['name'] / 'models'
+    network = {key: value for key, value in options['network'].items() if key != 'type'}
+    section = next((s for phase, s in options['datasets'].items() if phase.startswith('val')), options['datasets']['train'])
+    dataset = AIGCIQADataset({**section, 'name': 'test', 'phase': 'test'})
+    net = AlignIQA(**network, pretrained_model_path=str(models / 'net_best.pth'))
+    labels = _labels(section)
+    phases = split_by_name(labels, column, contents := content_hashes([row.path for row in labels.rows]))
+    result = {
+        'column': column,
+        'seed': options.get('manual_seed'),
+        'images': {phase: phases.count(phase) for phase in ('train', 'val', 'test')},
+        'data_sha256': _data_hash(labels, contents),
+        'best': {name: {metric: numbers['val'] for metric, numbers in metrics.items()} for name, metrics in best.items()},
+        'iteration': next((numbers['iter'] for metrics in best.values() for numbers in metrics.values()), None),
+        'test': correlations(*_scores(net, dataset, options)),
+        'network_sha256': hashlib.sha256((models / 'net_best.pth').read_bytes()).hexdigest(),
+        'environment': environment(),
+    }
+    if kind != 'generator' and 'generator' in labels.header:
+        result['generator_floor'] = _generator_floor(labels, phases)
+    return result
+
+
+def _labels(section: Mapping) -> Labels:
+    return read_labels(
+        section.get('meta_info_file') or section['dataroot_target'],
+        images=section.get('dataroot_target'),
+        image_column=section.get('image_column'),
+        score_column=section.get('score_column'),
+        prompt_column=section.get('prompt_column', 'prompt'),
+    )
+
+
+@torch.no_grad()
+def _scores(net: AlignIQA, dataset: AIGCIQADataset, options: Mapping) -> tuple[list[float], list[float]]:
+    device = torch.device('cuda' if torch.cuda.is_available() and options.get('num_gpu') != 0 else 'cpu')
+    net = net.to(device).eval()
+    folder = options['train'].get('frozen_cache')
+    cache = FrozenCache(folder, net) if folder else None
+    scores, opinions = [], []
+    for batch in tqdm(DataLoader(dataset, batch_size=16), desc=dataset.opt['name'], unit='batch', leave=False, disable=None):
+        image = batch['img'].to(device)
+        plain = cache(image, batch['img_path']) if cache else None
+        scores += net(image, caption_list=batch['prompt'], plain=plain)[:, 0].tolist()
+        opinions += batch['mos_label'][:, 0].tolist()
+    return scores, opinions
+
+
+def _generator_floor(labels: Labels, phases: Sequence[str]) -> dict:
+    """What is predicted without looking at a pixel: the mean training score of an image's generator."""
+    rows = list(zip(labels.column('generator'), [row.score for row in labels.rows], phases, strict=True))
+    known: dict[str, list[float]] = {}
+    for generator, score, phase in rows:
+        if phase == 'train':
+            known.setdefault(generator, []).append(score)
+    everything = [score for scores in known.values() for score in scores]
+    means = {generator: sum(scores) / len(scores) for generator, scores in known.items()}
+    tests = [
+        (means.get(generator, sum(everything) / len(everything)), score) for generator, score, phase in rows if phase == 'test'
+    ]
+    return correlations(*map(list, zip(*tests, strict=True)))
+
+
+def _data_hash(labels: Labels, contents: Sequence[str]) -> str:
+    """Of the labels in use and of every image's name and content, in the order of the table."""
+    digest = hashlib.sha256()
+    for row, content in zip(labels.rows, contents, strict=True):
+        digest.update(f'{Path(row.path).name}\n{row.score!r}\n{row.prompt}\n{content}\n'.encode())
+    return digest.hexdigest()
+
+
+def environment() -> dict:
+    """Versions, hardware and command of a measurement."""
+    return {
+        'command': shlex.join(['align-iqa', *sys.argv[1:]]),
+        'hardware': f'{processor_name()}, {torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"}',
+        'python': platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def _line(numbers: Mapping) -> str:
+    return ', '.join(f'{name} {value:.4f}' for name, value in numbers.items() if name in ('SRCC', 'PLCC'))

@@ -1,0 +1,140 @@
+"""One training in several processes, started by `torchrun`: each takes its share of a batch; the gradients are all_reduce.
+
+Every function also works, and does nothing, in a single process. The network is not wrapped: the part that is trained is
+small, so there is no gain in sending gradients while others are still computed, and validation, checkpoints and frozen
+parameters need no special case.
+"""
+
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from pyiqa.utils.dist_util import get_dist_info
+from torch import Tensor
+
+# What the processes do between two exchanges takes seconds; one that takes longer than this has died without a word
+PATIENCE = timedelta(minutes=10)
+_trainings = itertools.count()
+
+
+class ProcessLost(RuntimeError):
+    """Another process of the training stopped; the message says why, where that is known."""
+
+
+@contextmanager
+def process_group(*, gpu: bool) -> Iterator[None]:
+    """Inside, the processes that torchrun started belong together (NCCL on GPUs, gloo on CPUs).
+
+    Raises:
+        ProcessLost: another process raised an exception, or died.
+    """
+    count = int(os.environ.get('WORLD_SIZE', '1'))
+    if count == 1:
+        yield
+        return
+    number = int(os.environ['RANK'])
+    if gpu:
+        torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+    # what earlier trainings of these processes left in the store must not be found
+    store = dist.PrefixStore(f'training {next(_trainings)}', _store(number, count))
+    dist.init_process_group('nccl' if gpu else 'gloo', store=store, rank=number, world_size=count, timeout=PATIENCE)
+    try:
+        yield
+    except ProcessLost as lost:
+        raise ProcessLost(_told(store) or str(lost)) from lost
+    except Exception as error:
+        _tell(store, f'process {number} of {count} stopped: {error}')
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+@functools.cache
+def _store(number: int, count: int) -> dist.Store:
+    """Where the processes find each other. One for all trainings: a second one could meet the end of the first."""
+    return next(dist.rendezvous('env://', number, count, timeout=PATIENCE))[0]
+
+
+def _tell(store: dist.Store, failure: str) -> None:
+    with suppress(RuntimeError):  # the process that keeps the store may be the one that is gone
+        store.set('failure', failure)
+
+
+def _told(store: dist.Store) -> str:
+    with suppress(RuntimeError):
+        if store.check(['failure']):
+            return store.get('failure').decode()
+    return ''
+
+
+def rank() -> int:
+    """Number of this process, from 0; process 0 writes the files."""
+    return get_dist_info()[0]
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return get_dist_info()[1]
+
+
+def all_reduce(tensor: Tensor) -> Tensor:
+    """The sum over the processes; `tensor` itself is changed."""
+    if world_size() > 1:
+        _exchange(dist.all_reduce, tensor)
+    return tensor
+
+
+def _exchange(how: Callable, *arguments) -> None:
+    try:
+        how(*arguments)
+    except RuntimeError as error:  # gloo and NCCL have no class of their own for it
+        raise ProcessLost(f'another process is gone ({" ".join(str(error).split())[:200]}).') from error
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set in at least one process."""
+    return flag if world_size() == 1 else bool(all_reduce(torch.tensor([float(flag)], device=device)).item())
+
+
+def barrier(device: torch.device) -> None:
+    """Return when every process has got here."""
+    any_process(False, device)
+
+
+def shard(count: int) -> range:
+    """Which of `count` rows this process takes: every `world_size`-th."""
+    return range(rank(), count, world_size())
+
+
+def gather(rows: Tensor, count: int) -> Tensor:
+    """The rows of all processes in their order, (count, c), from those of this process' `share`, (m, c)."""
+    if world_size() == 1:
+        return rows
+    table = rows.new_zeros(count, *rows.shape[1:])
+    table[list(shard(count))] = rows
+    return all_reduce(table)
+
+
+@torch.no_grad()
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Give every process the values of process 0."""
+    if world_size() > 1:
+        for tensor in tensors:
+            _exchange(dist.broadcast, tensor, 0)
+
+
+def all_reduce_gradients(parameters: list[Tensor]) -> None:
+    """Sum every gradient over the processes; a parameter that no process has a gradient of stays without one."""
+    if world_size() == 1:
+        return
+    has = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=parameters[0].device)
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = all_reduce(torch.cat([has, *(g.flatten() for g in gradients)]))
+    has, *sums = flat.split([len(has), *(g.numel() for g in gradients)])
+    for used, parameter, total in zip(has.tolist(), parameters, sums, strict=True):
+        parameter.grad = total.view_as(parameter) if used else None

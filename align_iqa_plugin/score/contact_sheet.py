@@ -1,0 +1,99 @@
+"""Draws scored images on one sheet, best first, so that the eye can judge the scores."""
+
+from math import sqrt
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+
+from align_iqa_plugin.data.images import ImageError, read_image
+
+MAX_TILES = 120
+"""More images than this are thinned out evenly, so that the sheet can still be opened and looked at."""
+
+SIDE = 224  # of a thumbnail; all lengths here are in pixels of the sheet
+GAP = 24
+CAPTION = 78  # height of the three lines under a thumbnail
+HEADER = 92
+MAX_COLUMNS = 10
+
+_PAPER, _FRAME, _DARK, _GREY = '#fafaf8', '#e4e4de', '#1c1c1c', '#6e6e6a'
+
+
+class Tile(NamedTuple):
+    """One scored image; `mos` and `prompt` where they are known."""
+
+    path: Path
+    name: str
+    score: float
+    mos: float | None = None
+    prompt: str | None = None
+
+
+def draw_sheet(tiles: list[Tile], *, without_score: int = 0) -> Image.Image:
+    """The images in the order given (best first) on an even grid, each above its score, MOS, name and prompt.
+
+    Args:
+        tiles: at least one. Of more than `MAX_TILES`, that many are drawn, evenly spaced from first to last.
+        without_score: how many further images have no score: the header says so.
+    """
+    total = len(tiles)
+    ranks = range(total)
+    if total > MAX_TILES:
+        ranks = [round(number * (total - 1) / (MAX_TILES - 1)) for number in range(MAX_TILES)]
+    columns = min(MAX_COLUMNS, len(ranks), max(3, round(sqrt(len(ranks) * 4 / 3))))
+    lines = -(-len(ranks) // columns)
+    # a sheet of one or two images still has room for its title
+    width = max(GAP + columns * (SIDE + GAP), 3 * (SIDE + GAP) + GAP)
+    sheet = Image.new('RGB', (width, HEADER + lines * (SIDE + CAPTION + GAP)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+
+    notes = ['best first', 'score: higher is better, about 0 to 5']
+    if len(ranks) < total:
+        notes.append(f'{len(ranks)} of {total:,} shown, evenly spaced')
+    if without_score:
+        notes.append(f'{without_score:,} without a score')
+    title = f'Align-IQA scores of {total:,} image{"s" * (total != 1)}'
+    draw.text((GAP, 20), title, _DARK, _font(26, bold=True))
+    draw.text((GAP, 58), _shortened('  ·  '.join(notes), _font(15), width - 2 * GAP), _GREY, _font(15))
+
+    for place, rank in enumerate(ranks):
+        line, column = divmod(place, columns)
+        _draw_tile(sheet, tiles[rank], rank, GAP + column * (SIDE + GAP), HEADER + line * (SIDE + CAPTION + GAP))
+    return sheet
+
+
+def _draw_tile(sheet: Image.Image, tile: Tile, rank: int, left: int, top: int) -> None:
+    draw = ImageDraw.Draw(sheet)
+    draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), _FRAME)
+    try:
+        image = read_image(tile.path)
+        scale = SIDE / max(image.size)
+        thumbnail = image.resize([max(1, round(length * scale)) for length in image.size])
+        sheet.paste(thumbnail, (left + (SIDE - thumbnail.width) // 2, top + (SIDE - thumbnail.height) // 2))
+    except ImageError:  # it was there when it was scored
+        draw.text((left + SIDE // 2, top + SIDE // 2), 'no longer readable', _GREY, _font(15), anchor='mm')
+    base = top + SIDE + 26
+    draw.text((left, base), f'{tile.score:.2f}', _DARK, _font(22, bold=True), anchor='ls')
+    if tile.mos is not None:
+        draw.text((left + SIDE, base), f'MOS {tile.mos:.2f}', _GREY, _font(16), anchor='rs')
+    name = _shortened(f'{rank + 1}. {tile.name}', _font(13), SIDE, keep_end=True)
+    draw.text((left, base + 21), name, _GREY, _font(13), anchor='ls')
+    if tile.prompt:
+        draw.text((left, base + 40), _shortened(tile.prompt, _font(13), SIDE), _GREY, _font(13), anchor='ls')
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int, *, keep_end: bool = False) -> str:
+    """Cut to `width`: the end of a prompt goes first, but of a file's name the middle, since its end tells most."""
+    text = whole = ' '.join(text.split())
+    kept = min(len(whole), width)  # no letter is narrower than a pixel
+    while font.getlength(text) > width:
+        kept -= 1
+        text = f'{whole[: kept // 3]}…{whole[kept // 3 - kept :]}' if keep_end else f'{whole[:kept].rstrip()}…'
+    return text
+
+
+def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    folder = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf'
+    return ImageFont.truetype(folder / ('DejaVuSans-Bold.ttf' if bold else 'DejaVuSans.ttf'), size)

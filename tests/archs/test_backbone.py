@@ -1,0 +1,126 @@
+import pytest
+import timm
+import torch
+
+from align_iqa_plugin.archs.backbone import GuidedViT
+
+
+def guided(name='vit_tiny_patch16_224', **options):
+    options = {'stages': 4, 'input_size': 64, 'frozen': True} | options
+    return GuidedViT(name=name, **options)
+
+
+def plain(block, tokens):
+    return tokens
+
+
+def stage_maps(vit, image):
+    outputs, _ = vit(vit.embed(vit.view(image)), plain)
+    return [vit.to_map(output, vit.grid(image)) for output in outputs]
+
+
+@pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'vit_small_patch14_dinov2', 'vit_medium_patch16_gap_240'])
+@pytest.mark.parametrize('shape', [(64, 64), (48, 97)])
+def test_without_injection_the_stage_maps_are_those_of_timm(name, shape):
+    vit = guided(name, input_size=56 if 'patch14' in name else 64)
+    image = torch.rand(2, 3, *shape)
+    theirs = vit.vit.forward_intermediates(vit.view(image), indices=vit.stage_ends, intermediates_only=True)
+    for (_, ours), expected in zip(stage_maps(vit, image), theirs, strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_the_class_token_of_a_stage_is_timms_prefix_token():
+    vit = guided()
+    image = torch.rand(2, 3, 64, 64)
+    theirs = vit.vit.forward_intermediates(
+        vit.view(image), indices=vit.stage_ends, intermediates_only=True, return_prefix_tokens=True
+    )
+    for (summary, _), (_, prefix) in zip(stage_maps(vit, image), theirs, strict=True):
+        assert torch.equal(summary, prefix[:, 0])
+
+
+def test_running_the_blocks_in_two_parts_is_running_them_at_once():
+    vit = guided()
+    tokens = vit.embed(vit.view(torch.rand(1, 3, 64, 64)))
+    whole, last = vit(tokens, plain)
+    early, middle = vit(tokens, plain, stop=5)
+    late, end = vit(middle, plain, start=5)
+    assert torch.equal(last, end)
+    assert all(torch.equal(a, b) for a, b in zip(whole, early + late, strict=True))
+
+
+@pytest.mark.parametrize(
+    ('shape', 'grid'), [((512, 512), (4, 4)), ((256, 1024), (2, 8)), ((32, 4000), (1, 16)), ((100, 140), (3, 5))]
+)
+def test_the_view_keeps_the_aspect_ratio_in_whole_patches(shape, grid):
+    vit = guided()
+    image = torch.rand(1, 3, *shape)
+    assert vit.grid(image) == grid
+    assert vit.view(image).shape[-2:] == (grid[0] * 16, grid[1] * 16)
+
+
+def test_an_image_of_the_input_size_is_only_normalised():
+    vit = guided()
+    image = torch.rand(1, 3, 64, 64)
+    assert torch.equal(vit.view(image), (image - vit.mean) / vit.std)
+
+
+@pytest.mark.parametrize('stages', [1, 3, 5, 12])
+def test_the_last_stage_ends_with_the_last_block(stages):
+    vit = guided(stages=stages)
+    assert len(vit.stage_ends) == stages
+    assert vit.stage_ends == sorted(set(vit.stage_ends))
+    assert vit.stage_ends[-1] == 11
+
+
+@pytest.mark.parametrize('stages', [0, 13])
+def test_an_impossible_number_of_stages_says_what_is_possible(stages):
+    with pytest.raises(ValueError, match='1 to 12 stages'):
+        guided(stages=stages)
+
+
+def test_a_frozen_backbone_stays_in_eval_mode_and_takes_no_gradient():
+    vit = guided().train()
+    assert not any(module.training for module in vit.modules())
+    assert not any(p.requires_grad for p in vit.parameters())
+
+
+def test_a_backbone_that_is_not_frozen_trains():
+    vit = guided(frozen=False).train()
+    assert all(module.training for module in vit.modules())
+    assert all(p.requires_grad for p in vit.parameters())
+
+
+def test_weights_from_a_state_dict_arrive():
+    source = timm.create_model('vit_tiny_patch16_224')
+    vit = guided(input_size=224, state=source.state_dict())
+    assert torch.equal(vit.vit.blocks[3].mlp.fc1.weight, source.blocks[3].mlp.fc1.weight)
+
+
+def test_position_embeddings_are_resampled_to_another_input_size():
+    source = timm.create_model('vit_tiny_patch16_224')
+    assert guided(input_size=64, state=source.state_dict()).vit.pos_embed.shape[1] == 17
+
+
+def test_weights_of_another_model_are_refused():
+    with pytest.raises(ValueError, match='vit_tiny_patch16_224.*are they of another model'):
+        guided(state=timm.create_model('vit_small_patch16_224').state_dict())
+
+
+def test_an_unknown_backbone_gives_names_that_exist():
+    with pytest.raises(ValueError, match="no backbone 'vit_tinny'"):
+        guided('vit_tinny')
+
+
+def test_a_network_that_is_no_plain_vit_is_refused():
+    with pytest.raises(ValueError, match="'resnet18' is not a plain ViT"):
+        guided('resnet18')
+
+
+def test_a_hub_that_cannot_be_reached_is_told_with_the_way_out(monkeypatch):
+    def unreachable(*args, **kwargs):
+        raise OSError('no network')
+
+    monkeypatch.setattr('timm.models._builder.load_pretrained', unreachable)
+    with pytest.raises(RuntimeError, match='backbone_weights: FILE'):
+        guided(pretrained=True)

@@ -1,0 +1,324 @@
+"""`align-iqa compare`: from names of metrics and data sets to a folder with every score, and an exit status that tells."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+import align_iqa_plugin.compare as package
+from align_iqa_plugin.cli.compare import ManyValues, compare
+from align_iqa_plugin.compare import metrics as metrics_module
+from align_iqa_plugin.compare.metrics import MetricUnavailable
+from align_iqa_plugin.compare.store import Configuration, Store
+
+ROOT = Path(__file__).parents[2]
+app = typer.Typer()
+app.command(cls=ManyValues)(compare)
+
+
+class Brightness:
+    """Stands in for a metric of pyiqa: the brightness, and for some names what makes it special."""
+
+    asked = []  # the number of images in each call, of all of them
+
+    def __init__(self, name, device):
+        if name == 'niqe':
+            raise MetricUnavailable('needs a file that could not be downloaded: put URL at PLACE.')
+        self.name, self.device = name, device
+        self.configuration = Configuration(name, '{}', 'abc', '1', uses_prompt=name == 'clipscore')
+
+    def __call__(self, images, prompts):
+        if self.name == 'piqe':
+            raise ValueError('broke')
+        if self.name == 'nima' and len(self.asked) >= 5:
+            raise KeyboardInterrupt
+        self.asked.append(len(images))
+        scores = images.mean((1, 2, 3)).tolist()
+        return [score + len(prompt) for score, prompt in zip(scores, prompts, strict=True)] if prompts else scores
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """Quick metrics, and stand-ins for the statistics and the page that note what they are given."""
+    given = SimpleNamespace(calls=0)
+    Brightness.asked = []
+
+    def interval(value):
+        return {'value': value, 'low': None, 'high': None}
+
+    def summarise(scores, *, seed, resamples):
+        given.summarised, given.seed, given.resamples = scores, seed, resamples
+        datasets = {}
+        for name, rows in scores.groupby('dataset'):
+            figures = {
+                metric: {'rank': 1, 'srcc': interval(0.5), 'plcc': interval(None), 'n': len(table), 'failures': 0}
+                for metric, table in rows.groupby('metric')
+            }
+            datasets[name] = {'n': len(rows), 'metrics': figures}
+        return {'datasets': datasets}
+
+    def write_page(directory, summary, scores, metrics, provenance):
+        given.calls += 1
+        given.directory, given.scores, given.metrics, given.provenance = directory, scores, metrics, provenance
+        json.dumps(summary), json.dumps(provenance)
+
+    monkeypatch.setattr(package, 'statistics', SimpleNamespace(summarise=summarise), raising=False)
+    monkeypatch.setattr(package, 'page', SimpleNamespace(write_page=write_page), raising=False)
+    monkeypatch.setattr(metrics_module, 'Metric', Brightness)
+    return given
+
+
+@pytest.fixture
+def data(tiny_images, tmp_path):
+    """A folder of data sets with the tiny one under the name of a release, which has more columns."""
+    folder = tmp_path / 'datasets' / 'AGIQA-3K'
+    shutil.copytree(tiny_images, folder)
+    table = pd.read_csv(folder / 'data.csv', dtype=str, keep_default_na=False)
+    table = table.assign(adj1='', adj2='', style='', std_quality='0.2', mos_align='1', std_align='0.1')
+    columns = ['name', 'prompt', 'adj1', 'adj2', 'style', 'mos_quality', 'std_quality', 'mos_align', 'std_align']
+    table[columns].to_csv(folder / 'data.csv', index=False)
+    return folder.parent
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_several_metrics_and_data_sets_follow_one_option(page, data, tmp_path):
+    out = tmp_path / 'out'
+    result = run('-m', 'entropy', 'brisque', '-d', 'agiqa3k', '--samples', '--data', data, '--out', out)
+    assert result.exit_code == 0, result.output
+    table = pd.read_csv(out / 'scores.csv', keep_default_na=False)
+    sizes = table.groupby(['dataset', 'metric']).size().to_dict()
+    assert sizes == {
+        (dataset, metric): n for dataset, n in (('agiqa3k', 40), ('samples', 12)) for metric in ('entropy', 'brisque')
+    }
+    assert page.calls == 1 and page.directory == out
+    assert page.scores.equals(page.summarised)
+    assert page.metrics['metric'].tolist() == ['brisque', 'entropy']
+    assert (page.seed, page.resamples) == (123, 1000)
+    assert {'packages', 'hardware', 'seed', 'datasets'} <= set(page.provenance)
+    assert 'cores of ' in page.provenance['hardware']
+    assert '104 of 104 scores' in result.stderr
+    assert 'entropy' in result.stdout and '0.500' in result.stdout
+
+
+def test_a_second_run_computes_nothing_and_gives_the_same(page, data, tmp_path):
+    command = ['-m', 'entropy', 'clipscore', '-d', 'agiqa3k', '--data', data, '--out', tmp_path / 'out']
+    run(*command)
+    first, asked = page.scores, len(Brightness.asked)
+    assert asked and first['shuffled_score'].notna().sum() == 40
+    result = run(*command)
+    assert result.exit_code == 0
+    assert len(Brightness.asked) == asked
+    assert page.scores.equals(first)
+
+
+def test_a_missing_metric_is_told_and_the_others_run_on(page, tmp_path):
+    result = run('-m', 'niqe', 'entropy', '--samples', '--out', tmp_path)
+    assert result.exit_code == 1
+    assert 'niqe needs a file that could not be downloaded: put URL at PLACE.' in result.stderr
+    assert 'metrics that could not be loaded: niqe.' in result.stderr
+    assert page.scores['metric'].unique().tolist() == ['entropy']
+    assert page.metrics.set_index('metric')['available'].to_dict() == {'entropy': True, 'niqe': False}
+
+
+def test_failures_are_rows_and_make_the_status_1(page, data, tmp_path):
+    folder = data / 'AGIQA-3K' / 'images'
+    (folder / '003.png').write_bytes(b'no picture')
+    (folder / '004.png').unlink()
+    result = run('-m', 'entropy', 'piqe', '-d', 'agiqa3k', '--data', data, '--out', tmp_path / 'out')
+    assert result.exit_code == 1
+    failed = page.scores[page.scores['score'].isna()].set_index(['metric', 'image'])['reason']
+    assert len(failed) == 2 + 40
+    assert 'not a picture' in failed['entropy', '003.png']
+    assert 'no such file' in failed['entropy', '004.png']
+    assert failed['piqe', '000.png'] == 'made the metric fail: ValueError: broke'
+    assert '38 of 80 scores' in result.stderr
+
+
+def test_where_nothing_was_scored_there_is_no_page_and_the_status_is_1(page, tmp_path):
+    for metric in ('niqe', 'piqe'):
+        result = run('-m', metric, '--samples', '--out', tmp_path / metric)
+        assert result.exit_code == 1
+        assert (tmp_path / metric / 'scores.csv').is_file()
+    assert page.calls == 0
+
+
+def test_ctrl_c_keeps_the_scores_and_the_next_run_goes_on(page, data, tmp_path, monkeypatch):
+    command = ['-m', 'nima', '-d', 'agiqa3k', '--data', data, '--out', tmp_path / 'out']
+    result = run(*command)
+    assert result.exit_code == 130
+    assert 'goes on from there' in result.stderr
+    with Store(tmp_path / 'out' / 'scores.sqlite') as store:
+        kept = int(store.score_table()['score'].notna().sum())
+    assert 0 < kept < 40
+    monkeypatch.setattr(Brightness, 'asked', [])
+    monkeypatch.setattr(
+        Brightness, '__call__', lambda self, images, prompts: self.asked.append(len(images)) or [1.0] * len(images)
+    )
+    assert run(*command).exit_code == 0
+    assert (page.scores['score'] == 1.0).sum() == 40 - kept
+
+
+def test_a_metric_that_another_process_scores_with_is_left_for_last(page, tmp_path, monkeypatch):
+    order, claim = [], Store.claim
+
+    def claims(self, configuration, *, wait=True):
+        order.append((configuration.metric, wait))
+        if configuration.metric == 'entropy' and not wait:
+            return claim(self, replace(configuration, code_version='held'), wait=False)
+        return claim(self, configuration, wait=wait)
+
+    monkeypatch.setattr(Store, 'claim', claims)
+    with Store(tmp_path / 'scores.sqlite') as other:
+        with claim(other, replace(Brightness('entropy', 'cpu').configuration, code_version='held')):
+            result = run('-m', 'entropy', 'brisque', '--samples', '--out', tmp_path)
+    assert result.exit_code == 0, result.output
+    assert order == [('entropy', False), ('brisque', False), ('entropy', True)]
+    assert page.scores['score'].notna().sum() == 24
+
+
+def test_split_and_phase_choose_the_images(page, data, tmp_path):
+    common = ['-m', 'entropy', '-d', 'agiqa3k', '--data', data, '--split', '1']
+    for phase in ('train', 'val', 'test'):
+        assert run(*common, '--phase', phase, '--out', tmp_path / phase).exit_code == 0
+    images = [set(pd.read_csv(tmp_path / phase / 'scores.csv', dtype=str)['image']) for phase in ('train', 'val', 'test')]
+    assert len(set.union(*images)) == sum(map(len, images)) == 40
+
+
+def test_option_files_of_pyiqa_add_metrics_and_data_sets(page, data, tmp_path, monkeypatch):
+    (tmp_path / 'metrics.yml').write_text('mine: {metric_opts: {type: Entropy}, metric_mode: NR}\n')
+    (tmp_path / 'data.yml').write_text(
+        f'own: {{name: Own, type: AIGCIQADataset, dataroot_target: {data}/AGIQA-3K, score_column: mos_align}}\n'
+    )
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+
+    monkeypatch.setitem(DEFAULT_CONFIGS, 'mine', None)  # so that it is taken out again
+    result = run('--metric_opt', tmp_path / 'metrics.yml', '--data_opt', tmp_path / 'data.yml', '--out', tmp_path / 'out')
+    assert result.exit_code == 0, result.output
+    assert page.scores[['dataset', 'metric']].drop_duplicates().values.tolist() == [['own', 'mine']]
+    assert (page.scores['mos'] == 1).all()
+
+
+@pytest.mark.parametrize(
+    'arguments, reason',
+    [
+        (['--samples', '-m', 'entropy'], '--out'),
+        (['--samples', '--out', 'x'], '-m'),
+        (['-m', 'entropy', '--out', 'x'], '-d'),
+        (['-m', 'entropie', '--samples', '--out', 'x'], 'did you mean entropy'),
+        (['-m', 'ssim', '--samples', '--out', 'x'], 'reference'),
+        (['-m', 'entropy', '-d', 'agiqa4k', '--out', 'x'], "'agiqa4k'"),
+        (['-m', 'entropy', '-d', 'agiqa3k', '--data', 'nowhere', '--out', 'x'], 'nowhere'),
+        (['-m', 'entropy', '--samples', '--phase', 'best', '--out', 'x'], 'best'),
+        (['-m', 'entropy', '--samples', '--device', 'tpu9', '--out', 'x'], 'tpu9'),
+        (['-m', 'entropy', '--data_opt', 'nothing.yml', '--out', 'x'], 'nothing.yml'),
+        (['-m', 'entropy', '--samples', '--out', 'taken'], 'taken'),
+    ],
+)
+def test_a_wrong_command_is_refused_in_a_sentence_before_any_work(page, arguments, reason, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('taken').write_text('a file')
+    result = run(*arguments)
+    assert result.exit_code == 2
+    (sentence,) = [line for line in result.stderr.splitlines() if line]
+    assert sentence.startswith('align-iqa compare: ') and reason in sentence
+    assert not Path('x').exists() and Brightness.asked == []
+
+
+def test_a_folder_with_another_database_is_refused(page, tmp_path):
+    (tmp_path / 'scores.sqlite').write_text('notes')
+    result = run('-m', 'entropy', '--samples', '--out', tmp_path)
+    assert result.exit_code == 2
+    assert 'scores.sqlite' in result.stderr
+
+
+@pytest.mark.slow
+def test_a_command_killed_at_any_moment_goes_on_and_two_at_once_share_the_work(data, tmp_path):
+    """The real command with a real metric; what it prints at the end needs no page."""
+    out = tmp_path / 'out'
+    code = (
+        'import sys, types, time\n'
+        'import align_iqa_plugin.compare as package\n'
+        'from align_iqa_plugin.compare import metrics, scoring\n'
+        'package.statistics = types.SimpleNamespace(summarise=lambda *a, **k: {"datasets": {}})\n'
+        'package.page = types.SimpleNamespace(write_page=lambda *a: None)\n'
+        'call = metrics.Metric.__call__\n'
+        'def slowly(self, images, prompts):\n'
+        '    time.sleep(0.05 * len(images))\n'
+        '    return call(self, images, prompts)\n'
+        'metrics.Metric.__call__ = slowly\n'
+        'from align_iqa_plugin.cli import app\n'
+        'print("ready", flush=True)\n'
+        'app()\n'
+    )
+    command = [sys.executable, '-c', code, 'compare', '-m', 'entropy', '-d', 'agiqa3k', '--data', str(data), '--out', str(out)]
+    command += ['--batch-size', '2']
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+
+    def start():
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == 'ready\n'
+        return process
+
+    def scores():
+        if not (out / 'scores.sqlite').is_file():
+            return {}
+        database = sqlite3.connect(out / 'scores.sqlite')
+        try:
+            return dict(database.execute('SELECT sha256, score || scored_at FROM scores'))
+        except sqlite3.OperationalError:  # killed before the tables were made
+            return {}
+        finally:
+            database.close()
+
+    chance, kept = random.Random(1), {}
+    for _ in range(3):
+        process = start()
+        deadline = time.monotonic() + 60
+        while len(scores()) <= len(kept) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0, 0.5))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert kept.items() <= scores().items(), 'a score was lost or computed again'
+        kept = scores()
+    assert kept
+    processes = [start(), start()]
+    for process in processes:
+        errors = process.communicate()[1]
+        assert process.returncode == 0, errors
+    table = pd.read_csv(out / 'scores.csv', keep_default_na=False)
+    assert len(table) == len(scores()) == 40
+    assert kept.items() <= scores().items()
+    assert table['score'].notna().all()
+
+
+def test_real_metrics_on_the_samples_give_scores_offline(page, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(package, 'statistics', SimpleNamespace(summarise=lambda *a, **k: {'datasets': {}}), raising=False)
+    monkeypatch.setattr(package, 'page', SimpleNamespace(write_page=lambda *a: None), raising=False)
+    result = run('-m', 'piqe', '--samples', '--device', 'cpu', '--out', tmp_path)
+    assert result.exit_code == 0, result.output
+    import pyiqa
+
+    table = pd.read_csv(tmp_path / 'scores.csv', keep_default_na=False)
+    metric = pyiqa.create_metric('piqe', device=torch.device('cpu'))
+    for row in table.iloc[[0, 7]].itertuples():
+        assert row.score == pytest.approx(metric(row.path).item(), rel=1e-4)
+    assert table['lower_better'].all()

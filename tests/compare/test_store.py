@@ -1,0 +1,350 @@
+"""The database of the scores: nothing is lost, nothing is there twice, whoever writes and however it ends."""
+
+import os
+import random
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from align_iqa_plugin.compare import store as module
+from align_iqa_plugin.compare.store import Configuration, LabelledImage, Result, Store, StoreError
+
+ROOT = Path(module.__file__).parents[2]
+PLAIN = Configuration('entropy', '{"type": "Entropy"}', 'abc', 'version 1', score_range='0, 8')
+PROMPTED = replace(PLAIN, metric='clipscore', uses_prompt=True)
+# columns that the statistics and the page read
+SCORES = (
+    'dataset metric image path sha256 prompt prompt_id generator style mos mos_std mos_align score reason lower_better '
+    'uses_prompt shuffled_score seconds'
+).split()
+METRICS = (
+    'metric available reason score_range device seconds decode_seconds peak_mb options weights_sha256 code_version'.split()
+)
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store(tmp_path / 'scores.sqlite') as store:
+        yield store
+
+
+def image(number, content=None, **more):
+    content = number if content is None else content
+    return LabelledImage(f'{number}.png', f'/images/{number}.png', f'sha{content}', mos=float(number), **more)
+
+
+def use(store, configuration, dataset='set'):
+    store.put_metric(configuration, 'cpu')
+    store.put_comparison(dataset, configuration.metric)
+
+
+def wanted(store, configuration, dataset='set'):
+    return [(each.sha256, each.prompts) for each in store.pending(dataset, configuration)]
+
+
+def count(path, query='SELECT count(*) FROM scores'):
+    database = sqlite3.connect(path)
+    try:
+        return database.execute(query).fetchone()[0]
+    finally:
+        database.close()
+
+
+# What is to be scored
+
+
+def test_an_image_is_pending_until_it_has_a_score(store):
+    store.put_images('set', [image(1), image(2)])
+    assert wanted(store, PLAIN) == [('sha1', ('',)), ('sha2', ('',))]
+    store.put_scores(PLAIN, [Result('sha1', '', 0.5)], 'cpu')
+    assert wanted(store, PLAIN) == [('sha2', ('',))]
+
+
+def test_the_same_content_is_scored_once_for_all_images_and_data_sets_that_have_it(store):
+    store.put_images('set', [image(1), image(2, content=1)])
+    store.put_images('other', [image(3, content=1)])
+    assert wanted(store, PLAIN) == [('sha1', ('',))]
+    use(store, PLAIN), use(store, PLAIN, 'other')
+    store.put_scores(PLAIN, [Result('sha1', '', 0.5)], 'cpu')
+    assert store.score_table()['score'].tolist() == [0.5] * 3
+
+
+def test_a_metric_with_prompts_scores_an_image_with_its_own_and_with_another_prompt(store):
+    store.put_images('set', [image(1, prompt='cat', other_prompt='dog'), image(2, prompt='dog', other_prompt='cat')])
+    assert wanted(store, PROMPTED) == [('sha1', ('cat', 'dog')), ('sha2', ('dog', 'cat'))]
+    assert wanted(store, PLAIN) == [('sha1', ('',)), ('sha2', ('',))]
+    use(store, PROMPTED)
+    store.put_scores(PROMPTED, [Result('sha1', 'cat', 1.0), Result('sha1', 'dog', 0.25)], 'cpu')
+    assert wanted(store, PROMPTED) == [('sha2', ('dog', 'cat'))]
+    table = store.score_table()
+    assert (table['score'][0], table['shuffled_score'][0]) == (1.0, 0.25)
+    assert table[['score', 'shuffled_score']].iloc[1].isna().all()
+
+
+@pytest.mark.parametrize('field', ['metric', 'options', 'weights_sha256', 'code_version'])
+def test_another_metric_option_weight_or_version_needs_scores_of_its_own(store, field):
+    store.put_images('set', [image(1)])
+    use(store, PLAIN)
+    store.put_scores(PLAIN, [Result('sha1', '', 0.5)], 'cpu')
+    changed = replace(PLAIN, **{field: 'changed'})
+    assert wanted(store, changed) == [('sha1', ('',))]
+    use(store, changed)
+    table = store.score_table().set_index('metric')
+    assert table.loc[changed.metric, 'reason'] == 'is not scored yet.'
+    assert (table.loc[PLAIN.metric, 'score'] == 0.5) == (field == 'metric')  # else only the newest counts
+
+
+def test_an_image_with_a_problem_is_never_pending_and_shows_the_problem(store):
+    store.put_images('set', [image(1, problem='there is no such file.')])
+    use(store, PLAIN)
+    assert wanted(store, PLAIN) == []
+    assert store.score_table()['reason'].tolist() == ['there is no such file.']
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    images=st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from(['', 'a', 'b', "'; --", '☂']), st.sampled_from(['', 'c', 'd']))
+    ),
+    scored=st.sets(st.tuples(st.integers(0, 5), st.sampled_from(['', 'a', 'b', 'c', 'd']))),
+)
+def test_what_is_pending_is_what_is_wanted_without_what_is_scored(images, scored, tmp_path_factory):
+    with Store(tmp_path_factory.mktemp('store') / 'scores.sqlite') as store:
+        labelled = [
+            image(number, content=content, prompt=prompt, other_prompt=other)
+            for number, (content, prompt, other) in enumerate(images)
+        ]
+        store.put_images('set', labelled)
+        store.put_scores(PROMPTED, [Result(f'sha{content}', prompt, 1.0) for content, prompt in scored], 'cpu')
+        expected = {(content, text) for content, prompt, other in images for text in (prompt, *([other] if other else []))}
+        got = [(int(sha256[3:]), prompt) for sha256, prompts in wanted(store, PROMPTED) for prompt in prompts]
+        assert len(got) == len(set(got))
+        assert set(got) == expected - scored
+
+
+# What was scored
+
+
+def test_a_score_stays_and_a_failure_is_replaced(store):
+    store.put_images('set', [image(1), image(2)])
+    use(store, PLAIN)
+    store.put_scores(PLAIN, [Result('sha1', '', 0.5), Result('sha2', '', None, 'broke')], 'cpu')
+    assert wanted(store, PLAIN) == [('sha2', ('',))]
+    store.put_scores(PLAIN, [Result('sha1', '', 0.7), Result('sha2', '', None, 'broke again')], 'cpu')
+    table = store.score_table()
+    assert table['score'][0] == 0.5
+    assert table['reason'].tolist() == ['', 'broke again']
+    store.put_scores(PLAIN, [Result('sha2', '', 0.9)], 'cpu')
+    assert store.score_table()['score'].tolist() == [0.5, 0.9]
+    assert store.score_table()['reason'].tolist() == ['', '']
+
+
+def test_new_labels_of_a_data_set_replace_the_old_ones_and_keep_the_scores(store):
+    store.put_images('set', [image(1), image(2)])
+    use(store, PLAIN)
+    store.put_scores(PLAIN, [Result('sha1', '', 0.5), Result('sha2', '', 0.6)], 'cpu')
+    store.put_images('set', [replace(image(2), mos=4.0)])
+    table = store.score_table()
+    assert table[['image', 'mos', 'score']].values.tolist() == [['2.png', 4.0, 0.6]]
+
+
+def test_the_tables_have_the_columns_that_the_statistics_and_the_page_read(store):
+    for rows in (0, 2):
+        if rows:
+            store.put_images('set', [image(1, style='oil'), image(2)])
+            use(store, PLAIN)
+            store.put_scores(PLAIN, [Result('sha1', '', 0.5, seconds=2.0), Result('sha2', '', 0.5, seconds=4.0)], 'cpu')
+            store.put_costs('entropy', decode_seconds=0.25, peak_mb=10.0)
+            store.put_costs('entropy', decode_seconds=None, peak_mb=None)
+        scores, metrics = store.score_table(), store.metric_table()
+        assert scores.columns.tolist() == SCORES
+        assert set(METRICS) <= set(metrics.columns)
+        assert len(scores) == rows
+        assert scores[['score', 'mos_std', 'shuffled_score', 'seconds']].dtypes.eq(float).all()
+        assert scores[['lower_better', 'uses_prompt']].dtypes.eq(bool).all()
+    assert metrics.iloc[0][['seconds', 'decode_seconds', 'peak_mb', 'available']].tolist() == [3.0, 0.25, 10.0, True]
+    assert scores['style'].tolist() == ['oil', '']
+
+
+def test_a_metric_that_could_not_be_loaded_is_in_the_table_of_metrics_and_its_older_scores_stay(store):
+    store.put_unavailable('niqe', 'needs a file.')
+    store.put_images('set', [image(1)])
+    use(store, PLAIN)
+    store.put_scores(PLAIN, [Result('sha1', '', 0.5)], 'cpu')
+    store.put_unavailable('entropy', 'needs a file, now.')
+    table = store.metric_table().set_index('metric')
+    assert table['available'].tolist() == [False, False]
+    assert table['reason'].to_dict() == {'niqe': 'needs a file.', 'entropy': 'needs a file, now.'}
+    assert store.score_table()['score'].tolist() == [0.5]
+    use(store, PLAIN)
+    assert store.metric_table().set_index('metric').loc['entropy', ['available', 'reason']].tolist() == [True, '']
+
+
+def test_costs_measured_on_another_device_no_longer_count(store):
+    use(store, PLAIN)
+    store.put_costs('entropy', decode_seconds=0.25, peak_mb=10.0)
+    store.put_metric(PLAIN, 'cuda')
+    assert store.metric_table()['peak_mb'].isna().all()
+
+
+def test_the_docstring_names_every_table_and_column_and_its_query_runs(store):
+    for kind, name, columns in store._database.execute(
+        "SELECT type, name, (SELECT group_concat(name, ' ') FROM pragma_table_info(sqlite_master.name)) FROM sqlite_master "
+        "WHERE type IN ('table', 'view')"
+    ):
+        assert f'``{name}``' in module.__doc__, (kind, name)
+        for column in columns.split() if kind == 'table' else []:
+            assert re.search(rf'\b{column}\b', module.__doc__), (name, column)
+    query = re.search(r'^ +(SELECT .*;)$', module.__doc__, re.MULTILINE)[1]
+    store.put_images('set', [image(1, generator='DALLE2')])
+    use(store, PLAIN)
+    store.put_scores(PLAIN, [Result('sha1', '', 0.5)], 'cpu')
+    assert store._database.execute(query).fetchall() == [('entropy', 'DALLE2', 0.5)]
+
+
+# Several processes, and how they end
+
+FILL = """
+import sys, time
+from align_iqa_plugin.compare.store import *
+path, first, step, pause = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+with Store(path) as store:
+    configuration = Configuration('entropy', '{}', 'abc', 'version 1')
+    store.put_metric(configuration, 'cpu')
+    print('begins', flush=True)
+    for pending in store.pending('set', configuration)[first::step]:
+        number = int(pending.sha256[3:])
+        time.sleep(pause)
+        store.put_scores(configuration, [Result(pending.sha256, '', number / 10)], 'cpu')
+        print(number, flush=True)
+"""
+
+
+def fill(path, first=0, step=1, pause=0.0):
+    return subprocess.Popen(
+        [sys.executable, '-c', FILL, str(path), str(first), str(step), str(pause)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )
+
+
+def check_complete(path, images):
+    with Store(path) as store:
+        store.put_comparison('set', 'entropy')
+        table = store.score_table()
+    assert table['score'].tolist() == [number / 10 for number in range(images)]
+    assert count(path) == images
+    assert count(path, 'PRAGMA integrity_check') == 'ok'
+
+
+def test_a_process_killed_at_any_moment_loses_nothing_that_it_reported_and_the_next_one_goes_on(tmp_path):
+    path, images = tmp_path / 'scores.sqlite', 60
+    with Store(path) as store:
+        store.put_images('set', [image(number) for number in range(images)])
+    chance, scored = random.Random(0), []
+    for _ in range(4):
+        process = fill(path, pause=0.005)
+        assert process.stdout.readline() == 'begins\n'
+        time.sleep(chance.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        scored += [int(line) for line in process.communicate()[0].split()]
+        assert count(path) >= len(scored)
+    process = fill(path)
+    scored += [int(line) for line in process.communicate()[0].split()[1:]]
+    assert process.returncode == 0
+    assert len(scored) == len(set(scored)), 'an image was scored twice'
+    check_complete(path, images)
+
+
+def test_processes_fill_one_database_at_the_same_time(tmp_path):
+    path, images = tmp_path / 'scores.sqlite', 300
+    with Store(path) as store:
+        store.put_images('set', [image(number) for number in range(images)])
+    # the third does the work of both others again
+    processes = [fill(path, 0, 2), fill(path, 1, 2), fill(path)]
+    for process in processes:
+        process.communicate()
+        assert process.returncode == 0
+    check_complete(path, images)
+
+
+def test_processes_create_one_database_at_the_same_time(tmp_path):
+    path = tmp_path / 'scores.sqlite'
+    processes = [fill(path) for _ in range(4)]
+    assert [process.communicate()[0] for process in processes] == ['begins\n'] * 4
+
+
+def test_a_claim_keeps_others_out_until_it_ends(tmp_path):
+    with Store(tmp_path / 'scores.sqlite') as one, Store(tmp_path / 'scores.sqlite') as two:
+        with one.claim(PLAIN) as claimed:
+            assert claimed
+            with two.claim(PLAIN, wait=False) as claimed:
+                assert not claimed
+            with two.claim(PROMPTED, wait=False) as claimed:
+                assert claimed
+        with two.claim(PLAIN, wait=False) as claimed:
+            assert claimed
+
+
+def test_the_claim_of_a_killed_process_ends(tmp_path):
+    code = (
+        'import sys, time\nfrom align_iqa_plugin.compare.store import *\n'
+        "store = Store(sys.argv[1])\nwith store.claim(Configuration('entropy', '{}', 'abc', '1')):\n"
+        "    print('claimed', flush=True)\n    time.sleep(60)"
+    )
+    configuration = Configuration('entropy', '{}', 'abc', '1')
+    command = [sys.executable, '-c', code, str(tmp_path / 'scores.sqlite')]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    try:
+        assert process.stdout.readline() == 'claimed\n'
+        with Store(tmp_path / 'scores.sqlite') as store:
+            with store.claim(configuration, wait=False) as claimed:
+                assert not claimed
+            process.kill()
+            process.wait()
+            with store.claim(configuration, wait=False) as claimed:
+                assert claimed
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_nothing_of_a_list_is_written_where_one_row_cannot_be(store, tmp_path):
+    with pytest.raises(StoreError, match='scores.sqlite'):
+        store.put_scores(PLAIN, [Result('sha1', '', 0.5), Result('sha2', '', object())], 'cpu')
+    assert count(tmp_path / 'scores.sqlite') == 0
+    store.put_scores(PLAIN, [Result('sha1', '', 0.5)], 'cpu')
+    assert count(tmp_path / 'scores.sqlite') == 1
+
+
+# What is no database of ours
+
+
+def test_another_file_in_its_place_is_refused_by_name_and_left_as_it_is(tmp_path):
+    path = tmp_path / 'scores.sqlite'
+    path.write_text('these are notes, not a database ' * 100)
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"scores\.sqlite' cannot be used"):
+        Store(path)
+    assert path.read_bytes() == before
+    path.unlink()
+    other = sqlite3.connect(path)
+    other.execute('CREATE TABLE mine (x)')
+    other.close()
+    with pytest.raises(StoreError, match=r"scores\.sqlite' is not a database of this version"):
+        Store(path)
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(StoreError, match='nowhere'):
+        Store(tmp_path / 'nowhere' / 'scores.sqlite')

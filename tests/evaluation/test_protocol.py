@@ -1,0 +1,178 @@
+import json
+import statistics
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.cli import app
+from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
+from align_iqa_plugin.evaluation import protocol
+from align_iqa_plugin.evaluation.correlation import correlations
+from align_iqa_plugin.evaluation.protocol import chosen_folds, fold_columns, merged, run_protocol
+from align_iqa_plugin.evaluation.report import results_page
+
+
+@pytest.fixture(scope='module')
+def fitted_options(tiny_images, tmp_path_factory):
+    """A training file whose network is fitted and not trained, which takes a second."""
+    section = {'type': 'AIGCIQADataset', 'dataroot_target': str(tiny_images), 'split_index': 1, 'split_ratio': '712'}
+    section |= {'batch_size_per_gpu': 8, 'num_worker_per_gpu': 0, 'image_column': 'name', 'score_column': 'mos_quality'}
+    cache = tmp_path_factory.mktemp('cache')
+    # a file of weights, since random ones would be others in every process
+    torch.manual_seed(0)
+    net = AlignIQA(backbone='test_vit', backbone_weights='random', input_size=32, guide='none', injection='none')
+    torch.save(net.backbone.vit.state_dict(), cache / 'vit.pth')
+    return {
+        'name': 'tiny',
+        'model_type': 'AlignIQAModel',
+        'num_gpu': 0,
+        'manual_seed': 0,
+        'datasets': {'train': {**section, 'name': 'train'}, 'val': {**section, 'name': 'val'}},
+        'network': {
+            'type': 'AlignIQA',
+            'backbone': 'test_vit',
+            'backbone_weights': str(cache / 'vit.pth'),
+            'input_size': 32,
+            'guide': 'none',
+            'injection': 'none',
+            'head': 'linear',
+        },
+        'path': {'resume_state': None},
+        'train': {'ridge_alpha': 10.0, 'frozen_cache': str(cache), 'total_iter': 0},
+        'val': {'val_freq': 4, 'save_img': False, 'key_metric': 'srcc', 'metrics': {'srcc': {'type': 'calculate_srcc'}}},
+        'logger': {'print_freq': 10, 'save_latest_freq': 100, 'use_tb_logger': False},
+    }
+
+
+@pytest.fixture(scope='module')
+def run(fitted_options, tmp_path_factory):
+    root = tmp_path_factory.mktemp('root')
+    told = []
+    run_protocol(fitted_options, kind='prompt', folds=['2', '1'], root=root, output=root / 'results.json', tell=told.append)
+    return root, told
+
+
+def test_every_fold_is_tested_on_its_own_test_images(run, fitted_options):
+    root, told = run
+    results = json.loads((root / 'results.json').read_text())
+    assert list(results['folds']) == ['1', '2']
+    assert [line.split(':')[0] for line in told] == ['fold 2', 'fold 1']
+    for fold, numbers in results['folds'].items():
+        section = fitted_options['datasets']['val'] | {'split_index': int(fold), 'phase': 'test'}
+        dataset = AIGCIQADataset(section)
+        network = {key: value for key, value in fitted_options['network'].items() if key != 'type'}
+        checkpoint = root / 'experiments' / f'tiny_prompt_{fold}' / 'models' / 'net_best.pth'
+        net = AlignIQA(**network, pretrained_model_path=str(checkpoint)).eval()
+        expected = correlations(
+            [net(item['img'][None]).item() for item in dataset], [item['mos_label'].item() for item in dataset]
+        )
+        assert numbers['test'] == pytest.approx(expected, abs=5e-3)  # the cache has half precision
+        assert numbers['images']['test'] == len(dataset) == numbers['test']['n']
+        assert numbers['column'] == f'ratio712_seed123_split_0{fold}'
+
+
+def test_folds_that_are_in_the_results_file_are_not_run_again(run, fitted_options, monkeypatch):
+    root, _ = run
+    monkeypatch.setattr(protocol, 'train', lambda *_, **__: pytest.fail('it trained again'))
+    before = (root / 'results.json').read_text()
+    told = []
+    run_protocol(fitted_options, kind='prompt', folds=['1'], root=root, output=root / 'results.json', tell=told.append)
+    assert told == [f'fold 1: in {root / "results.json"} already.']
+    assert (root / 'results.json').read_text() == before
+
+
+def test_results_of_another_recipe_are_not_mixed_in(run, fitted_options):
+    root, _ = run
+    other = {**fitted_options, 'train': {**fitted_options['train'], 'ridge_alpha': 3.0}}
+    with pytest.raises(ValueError, match='another recipe or kind of split'):
+        run_protocol(other, kind='prompt', folds=['3'], root=root, output=root / 'results.json', tell=print)
+
+
+def test_another_seed_name_or_cache_is_the_same_recipe(run, fitted_options):
+    results = json.loads((run[0] / 'results.json').read_text())
+    other = json.loads(json.dumps(results))
+    other['options'] |= {'manual_seed': 5, 'name': 'elsewhere'}
+    other['options']['train']['frozen_cache'] = 'elsewhere'
+    assert protocol.recipe(other) == protocol.recipe(results)
+    assert protocol.recipe({**results, 'split': 'image'}) != protocol.recipe(results)
+
+
+def test_folds_from_several_machines_are_put_together(run, tmp_path):
+    results = json.loads((run[0] / 'results.json').read_text())
+    parts = [{**results, 'folds': {fold: results['folds'][fold]}} for fold in ('1', '2')]
+    assert merged(parts) == results
+    files = [tmp_path / f'{number}.json' for number in (1, 2)]
+    for file, part in zip(files, parts, strict=True):
+        file.write_text(json.dumps(part))
+    assert results_page(files) == results_page([run[0] / 'results.json'])
+
+
+def test_one_fold_with_two_results_is_refused(run):
+    results = json.loads((run[0] / 'results.json').read_text())
+    other = json.loads(json.dumps(results))
+    other['folds']['1']['test']['SRCC'] += 0.01
+    with pytest.raises(ValueError, match='hold fold 1 twice'):
+        merged([results, other])
+
+
+def test_the_page_has_median_and_spread_and_the_reported_numbers(run, tmp_path):
+    results = json.loads((run[0] / 'results.json').read_text())
+    results['options']['paper'] = {'row': 'table 9', 'SRCC': 0.8, 'PLCC': 0.9}
+    values = [-0.25, 0.5, 0.75]
+    results['folds'] = {
+        str(number): {**results['folds']['1'], 'test': {**results['folds']['1']['test'], 'SRCC': value}}
+        for number, value in enumerate(values, 1)
+    }
+    (tmp_path / 'results.json').write_text(json.dumps(results))
+    page = results_page([tmp_path / 'results.json'])
+    row = next(line for line in page.splitlines() if line.startswith('| tiny |'))
+    assert '| 1 to 3 | .5000 (-.2500 to .7500) |  |' in row
+    assert statistics.median(values) == 0.5
+    assert row.endswith('| .800 / .900 |')
+    assert results['folds']['1']['data_sha256'] in page
+
+
+def test_rows_of_other_folds_are_compared_on_the_folds_that_they_share(run, tmp_path):
+    results = json.loads((run[0] / 'results.json').read_text())
+
+    def row(name, values):
+        folds = {
+            fold: {**results['folds']['1'], 'test': {**results['folds']['1']['test'], 'SRCC': value}}
+            for fold, value in values.items()
+        }
+        file = tmp_path / f'{name}.json'
+        options = {**results['options'], 'train': {**results['options']['train'], 'ridge_alpha': len(values)}}
+        file.write_text(json.dumps({**results, 'name': name, 'options': options, 'folds': folds}))
+        return file
+
+    page = results_page([row('b', {'1': 0.5, '2': 0.75}), row('a', {'1': 0.75, '2': 0.5, '3': 0.25})])
+    rows = {line.split(' | ')[0]: line for line in page.splitlines()}
+    assert '| 1 to 2 | .6250 (.5000 to .7500) | +.0000 (-.2500 to +.2500) |' in rows['| b']
+    assert '| 1 to 3 | .5000 (.2500 to .7500) |  |' in rows['| a']
+
+
+@pytest.mark.parametrize('content', ['', 'no JSON', '[]', '{"name": "x"}'])
+def test_what_is_no_results_file_is_refused_by_name(content, tmp_path):
+    (tmp_path / 'x.json').write_text(content)
+    result = CliRunner().invoke(app, ['results', str(tmp_path / 'x.json')])
+    assert result.exit_code == 2
+    assert 'x.json' in result.stderr
+
+
+def test_folds_are_numbers_ranges_or_names():
+    possible = [str(number) for number in range(1, 11)]
+    assert chosen_folds(None, possible) == possible
+    assert chosen_folds('1-3, 7,2', possible) == ['1', '2', '3', '7']
+    assert chosen_folds('sd1.5,glide', ['glide', 'sd1.5']) == ['sd1.5', 'glide']
+    with pytest.raises(ValueError, match="there is no fold '11'; possible are: 1, 2"):
+        chosen_folds('9-11', possible)
+
+
+def test_leaving_generators_out_needs_to_know_them(tiny_images, small_releases):
+    with pytest.raises(ValueError, match='does not tell which generator'):
+        fold_columns('generator', {'dataroot_target': tiny_images, 'score_column': 'mos_quality'})
+    columns = fold_columns('generator', {'dataroot_target': small_releases / 'AGIQA-3K'})
+    assert columns['sd1.5'] == 'generator_split_sd1.5'
+    assert len(columns) == 6

@@ -1,0 +1,461 @@
+import copy
+import math
+
+import pytest
+import torch
+from pyiqa.data import build_dataloader, build_dataset
+from pyiqa.models import build_model
+from scipy import stats
+
+from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.archs.head import KernelHead
+
+
+@pytest.fixture
+def options(tiny_options, tmp_path):
+    """The training file as pyiqa's command completes it."""
+    tiny_options |= {'dist': False, 'rank': 0, 'is_train': True}
+    tiny_options['path'] = {'models': str(tmp_path), 'training_states': str(tmp_path)}
+    for phase, section in tiny_options['datasets'].items():
+        section['phase'] = phase
+    del tiny_options['train']['ridge_alpha'], tiny_options['train']['ema_decay']
+    return tiny_options
+
+
+def build(options, network=(), **train):
+    options = copy.deepcopy(options)
+    options['train'] |= train
+    options['network'] |= network
+    torch.manual_seed(0)
+    return build_model(options)
+
+
+def batches(options, phase='train', **section):
+    dataset = build_dataset(options['datasets'][phase])
+    return [*build_dataloader(dataset, {**options['datasets'][phase], 'phase': 'val', **section})]
+
+
+def step(model, batch, iteration=1):
+    model.feed_data(batch)
+    model.optimize_parameters(iteration)
+
+
+def trained(model):
+    return {name: p.detach().clone() for name, p in model.trained.items()}
+
+
+# One step
+
+
+def test_the_prompts_reach_the_network(options):
+    model, seen = build(options), []
+    model.net.register_forward_pre_hook(lambda m, a, kwargs: seen.append(kwargs['caption_list']), with_kwargs=True)
+    batch = batches(options)[0]
+    step(model, batch)
+    assert seen == [batch['prompt']]
+
+
+def test_a_step_changes_what_is_trained_and_nothing_that_is_frozen(options):
+    model = build(options, ridge_alpha=10.0)
+    frozen = {name: p.clone() for name, p in model.net.backbone.named_parameters()}
+    before = trained(model)
+    for iteration, batch in enumerate(batches(options) * 3, 1):
+        step(model, batch, iteration)
+    assert all(torch.equal(p, frozen[name]) for name, p in model.net.backbone.named_parameters())
+    assert not [name for name, p in trained(model).items() if torch.equal(p, before[name])]
+
+
+def test_two_models_of_one_seed_train_alike(options):
+    states = []
+    for _ in range(2):
+        model = build(options, ridge_alpha=10.0, ema_decay=0.9)
+        for iteration, batch in enumerate(batches(options), 1):
+            step(model, batch, iteration)
+        states.append(model.net.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_batch_in_parts_gives_the_step_of_the_whole_batch(options):
+    no_dropout = {'head_options': {'dropout': 0.0}}
+    whole, parts = (build(options, no_dropout, accumulate=n, optim={'type': 'SGD', 'lr': 0.1}) for n in (1, 3))
+    batch = batches(options)[0]
+    for model in (whole, parts):
+        step(model, batch)
+    assert parts.log_dict['l_mos'] == pytest.approx(whole.log_dict['l_mos'])
+    before = trained(build(options, no_dropout))
+    moved = 0
+    for name, value in trained(whole).items():
+        torch.testing.assert_close(trained(parts)[name], value, rtol=1e-4, atol=1e-6)
+        moved += not torch.equal(value, before[name])
+    assert moved
+
+
+def test_the_gradient_is_clipped(options):
+    steps = []
+    for norm in (None, 0.01):
+        model = build(options, clip_grad_norm=norm, optim={'type': 'SGD', 'lr': 1.0})
+        before = trained(model)
+        step(model, batches(options)[0])
+        steps.append(math.sqrt(sum((p - before[name]).square().sum() for name, p in trained(model).items())))
+    assert steps[0] > 0.02
+    assert steps[1] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_warm_up_is_linear_and_leaves_the_schedule_alone(options):
+    options['train']['scheduler'] = {'type': 'StepLR', 'step_size': 3, 'gamma': 0.1}
+    options['train']['optim'] = {'type': 'SGD', 'lr': 1e-4}
+    model, used = build(options, warmup_iter=4), []
+    model.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]['lr']))
+    batch = batches(options)[0]
+    for iteration in range(1, 7):
+        step(model, batch, iteration)
+    assert used == pytest.approx([2.5e-5, 5e-5, 7.5e-5, 1e-5, 1e-5, 1e-5])
+
+
+@pytest.mark.parametrize(('unit', 'expected'), [('iteration', 2.5e-5), (None, 1e-4)])
+def test_the_schedule_counts_iterations_or_epochs(unit, expected, options):
+    options['train']['scheduler'] = {'type': 'StepLR', 'step_size': 1, 'gamma': 0.5}
+    options['train']['optim'] = {'type': 'SGD', 'lr': 1e-4}
+    model = build(options, schedule_by=unit)
+    for iteration in (1, 2):
+        step(model, batches(options)[0], iteration)
+    assert model.get_current_learning_rate() == [expected]
+    model.update_learning_rate(2)
+    assert model.get_current_learning_rate() == [2.5e-5 if unit else 5e-5]
+
+
+@pytest.mark.parametrize('precision', ['bf16', 'fp16'])
+def test_a_step_in_half_precision_is_near_that_in_single_precision(precision, options):
+    no_dropout = {'head_options': {'dropout': 0.0}}
+    whole, half = (build(options, no_dropout, ridge_alpha=10.0, precision=p) for p in ('fp32', precision))
+    seen = []
+    half.net.msfa.fuse[0].pointwise.register_forward_hook(lambda m, i, output: seen.append(output.dtype))
+    for model in (whole, half):
+        step(model, batches(options)[0])
+    assert seen[-1] == (torch.bfloat16 if precision == 'bf16' else torch.float16)
+    assert set(seen[:-1]) == {torch.float32}  # the probe is fitted in full precision
+    assert half.log_dict['l_mos'] == pytest.approx(whole.log_dict['l_mos'], rel=0.05)
+    assert all(p.dtype == torch.float32 for p in half.trained.values())
+
+
+def test_another_precision_is_refused(options):
+    with pytest.raises(ValueError, match='precision .fp8. is not possible; possible are: fp32, bf16, fp16'):
+        build(options, precision='fp8')
+
+
+def test_a_loss_that_is_no_number_names_the_iteration_and_the_images_and_leaves_the_weights(options):
+    model = build(options)
+    batch = batches(options)[0]
+    batch['targets'][2] = math.nan
+    before = trained(model)
+    with pytest.raises(FloatingPointError, match=r'loss .* at iteration 7; the images of that batch: \d{3}.png, \d{3}.png'):
+        step(model, batch, 7)
+    assert all(torch.equal(p, before[name]) for name, p in trained(model).items())
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_weights_are_lost(options):
+    model = build(options)
+    before = trained(model)
+    model.trained['head.mlp.1.weight'].register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(FloatingPointError, match='gradient is not a finite number at iteration 3'):
+        step(model, batches(options)[0], 3)
+    assert all(torch.equal(p, before[name]) for name, p in trained(model).items())
+
+
+def test_a_network_with_nothing_to_train_is_refused(options):
+    with pytest.raises(ValueError, match='no parameter to train'):
+        build(
+            options,
+            {
+                'guide': 'none',
+                'guide_options': {},
+                'injection': 'none',
+                'injection_options': {},
+                'aggregation': 'none',
+                'aggregation_options': {},
+                'head': 'linear',
+            },
+        )
+
+
+# Several scores
+
+
+class TwoScores(torch.nn.Module):
+    """A network with two scores an image, each a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.scores = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+
+    def forward(self, image, caption_list, plain):
+        return self.scores.expand(len(image), 2)
+
+
+@pytest.fixture
+def two_scores(options):
+    """A model of two scores, and a batch of 4 images of which only the first has the second score."""
+    options['train'] |= {'optim': {'type': 'SGD', 'lr': 0.0}, 'schedule_by': 'iteration'}
+    model = build(options)
+    model.net = TwoScores()
+    model.trained = dict(model.net.named_parameters())
+    batch = batches(options)[0]
+    batch['targets'] = torch.tensor([[0.0, 5.0], [0.0, math.nan], [0.0, math.nan], [4.0, math.nan]])
+    batch['target_mask'] = ~batch['targets'].isnan()
+    return model, batch
+
+
+@pytest.mark.parametrize('accumulate', [1, 2])
+def test_the_loss_is_the_mean_over_the_scores_that_exist(two_scores, accumulate):
+    model, batch = two_scores
+    model.accumulate = accumulate
+    step(model, batch)
+    # column 0: errors 1, 1, 1, 3; column 1: error 3
+    assert model.log_dict['l_mos'] == pytest.approx((12 / 4 + 9) / 2)
+    torch.testing.assert_close(model.net.scores.grad, torch.tensor([0.0, -3.0]))
+
+
+def test_scores_can_be_weighted(two_scores):
+    model, batch = two_scores
+    model.opt['train']['score_weights'] = [1, 0.5]
+    step(model, batch)
+    assert model.log_dict['l_mos'] == pytest.approx((3 + 0.5 * 9) / 1.5)
+
+
+def test_a_column_without_any_score_in_the_batch_does_not_count(two_scores):
+    model, batch = two_scores
+    batch['target_mask'][:, 1] = False
+    step(model, batch)
+    assert model.log_dict['l_mos'] == pytest.approx(3 / 2)
+
+
+def test_more_scores_than_the_network_gives_are_refused(options, two_scores):
+    with pytest.raises(ValueError, match='set network.targets: 2'):
+        step(build(options), two_scores[1])
+
+
+# Groups of the optimiser
+
+
+def groups(model):
+    names = {id(p): name for name, p in model.trained.items()}
+    return {names[id(p)]: group for group in model.optimizer.param_groups for p in group['params']}
+
+
+def test_every_trained_parameter_is_in_one_group_and_a_key_is_a_whole_word_of_its_name(options):
+    model = build(options, optim={'type': 'AdamW', 'lr': 1.0, 'lr_gate': 2.0, 'lr_head': 3.0, 'weight_decay_head': 0.5})
+    found = groups(model)
+    assert found.keys() == model.trained.keys()
+    assert sum(len(group['params']) for group in model.optimizer.param_groups) == len(model.trained)
+    for name, group in found.items():
+        expected = 2.0 if name.endswith('.gate') else 3.0 if name.startswith('head.') else 1.0
+        assert group['lr'] == expected
+    assert found['injection.blocks.0.gate']['weight_decay'] == 0
+    assert found['head.mlp.1.weight']['weight_decay'] == 0.5
+
+
+def test_of_two_keys_the_one_further_right_in_the_name_counts(options):
+    for keys in (['lr_injection', 'lr_gate'], ['lr_gate', 'lr_injection']):
+        rates = dict(zip(keys, (5.0, 6.0), strict=True))
+        found = groups(build(options, optim={'type': 'AdamW', 'lr': 1.0, **rates}))
+        assert found['injection.blocks.0.gate']['lr'] == rates['lr_gate']
+        assert found['injection.blocks.0.up.weight']['lr'] == rates['lr_injection']
+
+
+@pytest.mark.parametrize('key', ['lr_hea', 'lr_backbone', 'lr_'])
+def test_a_key_that_no_trained_parameter_has_is_refused(key, options):
+    with pytest.raises(ValueError, match=f'train.optim.{key}: no trained parameter'):
+        build(options, optim={'type': 'AdamW', 'lr': 1.0, key: 1.0})
+
+
+def test_a_weight_decay_needs_its_learning_rate(options):
+    with pytest.raises(ValueError, match='weight_decay_head needs lr_head'):
+        build(options, optim={'type': 'AdamW', 'lr': 1.0, 'weight_decay_head': 1.0})
+
+
+def test_the_decay_over_layers_is_that_of_timm(options):
+    from timm.optim import param_groups_layer_decay
+
+    optim = {'type': 'AdamW', 'lr': 1.0, 'layer_decay': 0.7}
+    model = build(options, {'freeze_backbone': False}, optim=optim)
+    vit, found = model.net.backbone.vit, groups(model)
+    vit.reset_classifier(1)  # in the place of our other parts
+    names = {id(p): name for name, p in vit.named_parameters()}
+    for group in param_groups_layer_decay(vit, layer_decay=0.7):
+        for name in (names[id(parameter)] for parameter in group['params']):
+            ours = 'head.mlp.1.weight' if name.startswith('head.') else f'backbone.vit.{name}'
+            assert found[ours]['lr'] == pytest.approx(group['lr_scale'])
+    assert found['head.mlp.1.weight']['lr'] == 1.0
+
+
+def test_the_decay_over_layers_of_a_frozen_backbone_is_refused(options):
+    with pytest.raises(ValueError, match='layer_decay needs freeze_backbone: false'):
+        build(options, optim={'type': 'AdamW', 'lr': 1.0, 'layer_decay': 0.7})
+
+
+# The linear probe
+
+
+def start_scores(net, images):
+    return KernelHead.forward(net.head, net.features(images, None, *net.plain_blocks(images)))
+
+
+def test_the_training_starts_as_the_ridge_regression_and_saves_it(options, tmp_path):
+    model = build(options, ridge_alpha=10.0)
+    model.start_as_ridge_regression()
+    images = torch.cat([batch['img'] for batch in batches(options)])
+    expected = start_scores(model.net, images)
+    model.net.eval()
+    torch.testing.assert_close(model.net(images), expected)
+    assert expected.std() > 0.1
+    state = torch.load(tmp_path / 'net_start.pth', weights_only=True)['params']
+    assert all(torch.equal(value, model.net.state_dict()[key]) for key, value in state.items())
+    assert not any(key.startswith('backbone.') for key in state)
+
+
+def test_pyiqas_loop_gets_the_ridge_regression_at_its_first_step(options, tmp_path):
+    model = build(options, ridge_alpha=10.0)
+    assert not (tmp_path / 'net_start.pth').exists()
+    step(model, batches(options)[0])
+    assert (tmp_path / 'net_start.pth').exists()
+    assert model.net.head.coefficients.any()
+
+
+def test_the_targets_are_shifted_by_what_the_head_gains_from_having_seen_an_image(options):
+    model = build(options, {'head_options': {'dropout': 0.0}}, ridge_alpha=10.0)
+    model.start_as_ridge_regression()
+    batch = batches(options)[0]
+    residual = batch['mos_label'] - start_scores(model.net, batch['img'])
+    step(model, batch)
+    assert model.log_dict['l_mos'] > 1.2 * residual.square().mean()
+
+
+# The cache
+
+
+def test_with_the_cache_the_scores_are_the_same_to_half_precision(options, tmp_path):
+    plain, cached = (build(options, ridge_alpha=10.0, frozen_cache=cache) for cache in (None, tmp_path / 'cache'))
+    for model in (plain, cached):
+        model.start_as_ridge_regression()
+        model.net.eval()
+    for batch in batches(options) * 2:
+        for model in (plain, cached):
+            model.feed_data(batch)
+        torch.testing.assert_close(cached.net_forward(cached.net), plain.net_forward(plain.net), atol=1e-2, rtol=1e-2)
+
+
+def test_a_cache_of_augmented_images_is_refused(options, tmp_path):
+    options['datasets']['train']['augment'] = {'hflip': True}
+    with pytest.raises(ValueError, match='leave out datasets.train.augment'):
+        build(options, frozen_cache=str(tmp_path))
+
+
+def test_a_cache_of_a_trained_backbone_is_refused(options, tmp_path):
+    with pytest.raises(ValueError, match='freeze_backbone: true'):
+        build(options, {'freeze_backbone': False}, frozen_cache=str(tmp_path))
+
+
+# Validation
+
+
+def test_validation_scores_the_averaged_weights_and_keeps_them_as_best(options, tmp_path):
+    model = build(options, ridge_alpha=10.0, ema_decay=0.9)
+    for iteration, batch in enumerate(batches(options) * 3, 1):
+        step(model, batch, iteration)
+    current = trained(model)
+    dataset = build_dataset(options['datasets']['val'])
+    loader = build_dataloader(dataset, options['datasets']['val'])
+    model.validation(loader, 21, None)
+    best = torch.load(tmp_path / 'net_best.pth', weights_only=True)['params']
+    for name, value in current.items():
+        assert torch.equal(model.trained[name], value)
+        assert torch.equal(best[name], model.average[name])
+        assert not torch.equal(best[name], value)
+    network = {key: value for key, value in options['network'].items() if key != 'type'}
+    torch.manual_seed(0)  # the same random backbone
+    net = AlignIQA(**network, pretrained_model_path=str(tmp_path / 'net_best.pth')).eval()
+    scores = torch.cat([net(batch['img']) for batch in loader]).detach().flatten().numpy()
+    mos = [row[1] for row in dataset.paths_mos]
+    assert model.best_metric_results['tiny_val']['srcc']['val'] == pytest.approx(stats.spearmanr(scores, mos)[0])
+
+
+class Named:
+    """What `record` reads of a validation set."""
+
+    def __init__(self, name, **options):
+        self.opt = {'name': name, **options}
+
+
+def table(*correlated):
+    """Scores whose order agrees with the opinions (1), is reversed (-1) or constant (0: no SRCC), a column each."""
+    opinions = torch.arange(5.0)[:, None]
+    columns = [opinions * sign for sign in correlated]
+    return torch.cat([*columns, *[opinions] * len(columns), *[torch.ones(5, 1)] * len(columns)], 1)
+
+
+@pytest.fixture
+def selecting(options):
+    options['datasets']['val_2'] = {**options['datasets']['val'], 'name': 'second', 'phase': 'val'}
+    return options
+
+
+@pytest.mark.filterwarnings('ignore:An input array is constant')
+def test_the_best_network_is_the_first_with_the_best_value_and_no_number_is_never_best(selecting, tmp_path):
+    model, best = build(selecting), []
+    for iteration, sign in enumerate((0, -1, 0, 1, 0.5, -1, 0), 1):
+        model.record(Named('tiny_val'), iteration, table(sign), None)
+        best.append((model.best_iteration, model.stale, (tmp_path / 'net_best.pth').exists()))
+    assert best == [(-1, 1, False), (2, 0, True), (2, 1, True), (4, 0, True), (4, 1, True), (4, 2, True), (4, 3, True)]
+    assert model.best_metric_results['tiny_val']['srcc'] == {'val': pytest.approx(1), 'iter': 4, 'better': 'higher'}
+
+
+def test_lower_can_be_better(selecting):
+    selecting['val']['key_metric'] = 'rmse'
+    model = build(selecting)
+    for iteration, factor in enumerate((0.5, 1.0, 0.9), 1):
+        model.record(Named('tiny_val'), iteration, table(factor), None)
+    assert model.best_iteration == 2
+
+
+@pytest.mark.parametrize('first', ['tiny_val', 'second'])
+def test_one_set_selects_and_the_results_of_all_are_those_of_that_network(first, selecting):
+    selecting['val']['select_on'] = 'second'
+    model = build(selecting)
+    names = sorted(('tiny_val', 'second'), key=lambda name: name != first)
+    for iteration, signs in enumerate(
+        ({'second': -1, 'tiny_val': 1}, {'second': 1, 'tiny_val': -1}, {'second': 0.5, 'tiny_val': 1}), 1
+    ):
+        for name in names:
+            model.record(Named(name), iteration, table(signs[name]), None)
+    results = {name: (found['srcc']['val'], found['srcc']['iter']) for name, found in model.best_metric_results.items()}
+    assert results == {'second': (pytest.approx(1), 2), 'tiny_val': (pytest.approx(-1), 2)}
+
+
+@pytest.mark.parametrize(('key', 'value'), [('select_on', 'third'), ('key_metric', 'plcc')])
+def test_a_choice_among_what_is_not_there_is_refused(key, value, selecting):
+    selecting['val'][key] = value
+    with pytest.raises(ValueError, match=f'val.{key} .{value}.'):
+        build(selecting)
+
+
+def test_further_scores_are_logged_and_the_first_one_selects(selecting, caplog):
+    model, logged = build(selecting), {}
+    logged_by = type('Log', (), {'add_scalar': lambda self, name, value, iteration: logged.update({name: value})})()
+    data = table(-1, 1)
+    data[3:, 5] = 0  # two images lack the second score
+    data[3:, 3] = math.nan
+    model.record(Named('tiny_val', further_score_columns=['mos_align']), 1, data, logged_by)
+    assert logged['val_metrics/tiny_val/srcc'] == pytest.approx(-1)
+    assert logged['val_metrics/tiny_val/mos_align srcc'] == pytest.approx(1)
+    assert model.best_metric_results['tiny_val']['srcc']['val'] == pytest.approx(-1)
+
+
+def test_a_score_in_validation_that_is_no_number_names_the_images(options):
+    model = build(options)
+    step(model, batches(options)[0])
+    with torch.no_grad():
+        model.trained['head.mlp.4.bias'].fill_(math.nan)
+    loader = build_dataloader(build_dataset(options['datasets']['val']), options['datasets']['val'])
+    with pytest.raises(FloatingPointError, match=r'validation set tiny_val .* at iteration 3; .*\.png'):
+        model.validation(loader, 3, None)
+    assert model.net.training
