@@ -20,7 +20,7 @@ CONFIGS = {
         'score_range': '~0, ~5',
     },
 }
-ARCHS = {'AlignIQA': 'align_iqa_plugin.archs.align_iqa_arch:AlignIQA'}
+ARCHS = {'AlignIQA': 'align_iqa_plugin.archs.pretrained:create_align_iqa'}
 DATASETS = {'AIGCIQADataset': 'align_iqa_plugin.data.aigc_dataset:AIGCIQADataset'}
 MODELS = {'AlignIQAModel': 'align_iqa_plugin.models.align_iqa_model:AlignIQAModel'}
 

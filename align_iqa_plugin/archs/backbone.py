@@ -1,10 +1,8 @@
-"""The plain pre-trained ViT, run block by block so that guidance can enter before any block. The only file that knows timm.
+"""The plain pre-trained ViT, cut into stages, with guidance injected before its blocks. The only file that knows timm.
 
 Align-IQA keeps a general-purpose plain ViT (paper, appendix 1.2) and cuts it into stages of equal depth (appendix, figure 2 b).
-That the ViT is frozen, and how an image of any size becomes its input, is our choice: see `GuidedViT.view`.
+Freezing the ViT, and turning an image of any size into its input, are our choices: see `GuidedViT.preprocess`.
 """
-
-from collections.abc import Callable
 
 import timm
 import torch
@@ -14,12 +12,14 @@ from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
+from align_iqa_plugin.runtime.names import suggest
+
 
 class GuidedViT(nn.Module):
-    """A ViT of timm that yields the output of every stage.
+    """A plain ViT of timm that gives the output of every stage.
 
     Args:
-        name: any plain ViT that `timm.list_models` names.
+        name: a plain ViT by timm's name.
         stages: number of stages of equal depth, 1 to the number of blocks.
         input_size: side in pixels of the square whose area every image is resized to.
         frozen: no gradient for its parameters; it stays in eval mode in training, whatever `train()` is told.
@@ -48,7 +48,7 @@ class GuidedViT(nn.Module):
         self.width: int = self.vit.embed_dim
         depth = len(self.vit.blocks)
         if not 1 <= stages <= depth:
-            raise ValueError(f'stages={stages} is not possible: {name} has {depth} blocks, so 1 to {depth} stages.')
+            raise ValueError(f'stages is {stages}, but {name} has {depth} blocks: choose from 1 to {depth}.')
         self.stage_ends = [round(depth * (i + 1) / stages) - 1 for i in range(stages)]
         self.input_size = input_size
         self.patch_size: int = self.vit.patch_embed.patch_size[0]
@@ -62,65 +62,70 @@ class GuidedViT(nn.Module):
         """A frozen ViT stays in eval mode: no dropout, no moving statistics."""
         return super().train(mode and not self.frozen)
 
-    def view(self, image: Float[Tensor, 'b 3 h w']) -> Float[Tensor, 'b 3 h2 w2']:
-        """What the ViT sees of an image in [0, 1]: the whole image, resized (bicubic, antialiased) to the area of
-        input_size x input_size with its aspect ratio kept to the nearest whole patch, and normalised as in pre-training.
-        A square image becomes input_size x input_size; other shapes take resampled position embeddings.
+    def forward(
+        self,
+        image: Float[Tensor, 'b 3 h w'],
+        injection: nn.ModuleDict | None = None,
+        guidance: Float[Tensor, 'b g e'] | None = None,
+    ) -> tuple[list[Float[Tensor, 'b d']], list[Float[Tensor, 'b d h2 w2']]]:
+        """Class token and map of every stage, shallow to deep.
+
+        Args:
+            image: RGB in [0, 1].
+            injection: layers by the number of the block that each enters before, called as ``layer(tokens, guidance)``.
+            guidance: what the layers inject.
+        """
+        pixels = self.preprocess(image)
+        if not injection:
+            stages = self.vit.forward_intermediates(
+                pixels, indices=self.stage_ends, return_prefix_tokens=True, intermediates_only=True
+            )
+            if not self.vit.num_prefix_tokens:  # then timm returns the maps alone
+                return [stage_map.mean((-2, -1)) for stage_map in stages], stages
+            class_tokens = [self._class_token(prefix, stage_map) for stage_map, prefix in stages]
+            return class_tokens, [stage_map for stage_map, _ in stages]
+        grid = (pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)
+        tokens, stages = self.embed(pixels), []
+        for index, block in enumerate(self.vit.blocks):
+            if str(index) in injection:
+                tokens = injection[str(index)](tokens, guidance)
+            tokens = block(tokens)
+            if index in self.stage_ends:
+                stages.append(self.split_tokens(tokens, grid))
+        return [class_token for class_token, _ in stages], [stage_map for _, stage_map in stages]
+
+    def preprocess(self, image: Float[Tensor, 'b 3 h w']) -> Float[Tensor, 'b 3 h2 w2']:
+        """The input of the ViT from an image in [0, 1]: the whole image, resized and normalised as in pre-training.
+
+        It is resized (bicubic, antialiased) to the area of input_size x input_size, its aspect ratio kept to the nearest whole
+        patch. A square image becomes input_size x input_size; for other shapes position embeddings are resampled.
         """
         return (resize(image, view_size(*image.shape[-2:], self.input_size, self.patch_size)) - self.mean) / self.std
 
-    def grid(self, image: Float[Tensor, 'b 3 h w']) -> tuple[int, int]:
-        """Rows and columns of patches that `view` cuts the image into."""
-        height, width = view_size(*image.shape[-2:], self.input_size, self.patch_size)
-        return height // self.patch_size, width // self.patch_size
-
-    def embed(self, view: Float[Tensor, 'b 3 h w']) -> Float[Tensor, 'b n d']:
+    def embed(self, pixels: Float[Tensor, 'b 3 h w']) -> Float[Tensor, 'b n d']:
         """Prefix tokens (class, registers) and patch tokens as they enter the first block."""
         vit = self.vit
-        return vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(view))))
+        return vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(pixels))))
 
-    def forward(
-        self,
-        tokens: Float[Tensor, 'b n d'],
-        inject: Callable[[int, Tensor], Tensor],
-        *,
-        start: int = 0,
-        stop: int | None = None,
-    ) -> tuple[list[Float[Tensor, 'b m d']], Float[Tensor, 'b m d']]:
-        """Run blocks `start` to `stop` (not included).
-
-        Args:
-            tokens: what enters block `start`.
-            inject: called as ``inject(block, tokens)`` before each block; returns the tokens that enter it.
-
-        Returns:
-            the outputs of the stages that end in that range, and what leaves the last block.
-        """
-        outputs = []
-        for index in range(start, len(self.vit.blocks) if stop is None else stop):
-            tokens = self.vit.blocks[index](inject(index, tokens))
-            if index in self.stage_ends:
-                outputs.append(tokens)
-        return outputs, tokens
-
-    def to_map(
+    def split_tokens(
         self, tokens: Float[Tensor, 'b n d'], grid: tuple[int, int]
     ) -> tuple[Float[Tensor, 'b d'], Float[Tensor, 'b d h2 w2']]:
-        """Split a stage's output into its class token (the mean patch token where a ViT has none) and its map.
-
-        Tokens that an injection appended after the patches are left out. The one place between tokens and maps.
-        """
+        """Class token and map of rows x columns patches of a block's output; tokens appended after the patches are dropped."""
         rows, columns = grid
-        prefix = self.vit.num_prefix_tokens
-        patches = tokens[:, prefix : prefix + rows * columns]
-        summary = tokens[:, 0] if self.vit.has_class_token else patches.mean(1)
-        return summary, rearrange(patches, 'b (h w) d -> b d h w', h=rows, w=columns)
+        count = self.vit.num_prefix_tokens
+        patches = tokens[:, count : count + rows * columns]
+        stage_map = rearrange(patches, 'b (h w) d -> b d h w', h=rows, w=columns).contiguous()  # as timm's
+        return self._class_token(tokens[:, :count], stage_map), stage_map
+
+    def _class_token(self, prefix: Float[Tensor, 'b p d'], stage_map: Float[Tensor, 'b d h w']) -> Float[Tensor, 'b d']:
+        """The class token, or the mean patch token of a ViT that has none."""
+        return prefix[:, 0] if self.vit.has_class_token else stage_map.mean((-2, -1))
 
 
 def view_size(height: int, width: int, input_size: int, patch_size: int) -> tuple[int, int]:
-    """Height and width in pixels of the view of an image: the area of input_size x input_size, in whole patches.
+    """Height and width in pixels that an image is resized to: the area of input_size x input_size, in whole patches.
 
-    As near to the image's aspect ratio as whole patches allow. What is a view already stays as it is.
+    As near to the image's aspect ratio as whole patches allow. An image that has such a size already keeps it.
     """
     side = input_size / patch_size
     rows, columns = height / patch_size, width / patch_size
@@ -142,8 +147,7 @@ def resize(image: Float[Tensor, 'b 3 h w'], size: tuple[int, int]) -> Float[Tens
 
 def _create_vit(name: str, input_size: int, pretrained: bool) -> VisionTransformer:
     if not timm.is_model(name.split('.')[0]):
-        near = timm.list_models(f'*{name.split(".")[0]}*')[:5] or ['vit_tiny_patch16_224', 'vit_base_patch16_224']
-        raise ValueError(f"timm knows no backbone '{name}'; possible are plain ViTs such as {', '.join(near)}.")
+        raise ValueError(f"unknown backbone '{name}'{suggest(name, timm.list_models('vit_*patch*'), limit=5)}")
     try:
         vit = timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=input_size, dynamic_img_size=True)
     except TypeError:  # another family, whose constructor has no img_size or dynamic_img_size
@@ -152,11 +156,11 @@ def _create_vit(name: str, input_size: int, pretrained: bool) -> VisionTransform
         if not pretrained:
             raise
         raise RuntimeError(
-            f"the weights of backbone '{name}' cannot be had from timm's hub ({type(error).__name__}): give a local file "
-            'as backbone_weights: FILE, or connect to the hub once so that they are cached.'
+            f"the weights of backbone '{name}' cannot be downloaded from timm's hub ({type(error).__name__}): give a local "
+            'file as backbone_weights: FILE, or connect to the hub once so that they are cached.'
         ) from error
     if type(vit) is not VisionTransformer:
-        raise ValueError(f"backbone '{name}' is not a plain ViT of timm; possible are its vit_*, deit_* and similar.")
+        raise ValueError(f"backbone '{name}' is not a plain ViT of timm: choose one of its vit_*, deit_* and similar models.")
     return vit
 
 
@@ -167,10 +171,10 @@ def _load_vit(vit: VisionTransformer, name: str, state: dict[str, Tensor]) -> No
     lacking = sorted(own.keys() - state.keys())
     wrong = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     unknown = sorted(state.keys() - own.keys())
-    for problem, keys in (('lack', lacking), ('have another shape for', wrong), ('have beyond it', unknown)):
+    for problem, keys in (('are missing', lacking), ('have another shape', wrong), ('are unknown to it', unknown)):
         if keys:
             raise ValueError(
-                f"the weights given for backbone '{name}' {problem} {len(keys)} of its tensors, for example {keys[0]}: "
-                'are they of another model?'
+                f"the weights given for backbone '{name}' do not fit it: {len(keys)} tensors {problem}, for example {keys[0]}. "
+                'Are they of another model?'
             )
     vit.load_state_dict(state)

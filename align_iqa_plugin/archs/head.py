@@ -1,10 +1,10 @@
 """Vector in, scores out. The paper's head is unknown; ours is fitted in closed form, as kernel ridge regression.
 
-A *linear* ridge regression on what frozen CLIP stages give is as good as what the paper reports, and one with the sum of a
-Gaussian and a linear kernel is better (README, results). So the head is that regression, fitted to the plain ViT and then left
-alone: what is trained, if anything is, learns to move the features where it errs. Probing before fine-tuning also keeps the
-features from being distorted while a head is still random (Kumar et al., "Fine-Tuning can Distort Pretrained Features and
-Underperform Out-of-Distribution", ICLR 2022).
+A *linear* ridge regression on the stages of a frozen CLIP matches what the paper reports, and one with the sum of an RBF and a
+linear kernel is better (docs/results.md). So the head is that regression, fitted to the features of the frozen trunk and then
+left alone; training, if there is any, learns to move the features where the head errs. Fitting first also keeps the features
+from being distorted while a head is still random (Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
+Out-of-Distribution", ICLR 2022).
 """
 
 import torch
@@ -26,7 +26,7 @@ class LinearHead(nn.Module):
         return (vector - self.mean) / self.std
 
     def forward(self, vector: Float[Tensor, 'b d']) -> Float[Tensor, 'b k']:
-        """A score for each target, in the unit of the opinion scores that it was fitted to, higher is better."""
+        """A score for each target, in the unit of the MOS that it was fitted to, higher is better."""
         return self.standardise(vector) @ self.weight + self.bias
 
     @torch.no_grad()
@@ -70,15 +70,15 @@ class LinearHead(nn.Module):
 
 
 class KernelHead(LinearHead):
-    """`head: kernel`: the same with the sum of a Gaussian kernel and a linear one.
+    """`head: kernel`: the same with the sum of an RBF kernel and a linear one.
 
-    The Gaussian one sees the first principal components of the standardised features, the linear one all features.
+    The RBF kernel sees the first principal components of the standardised features, the linear one all features.
 
     Args:
         width: of the vectors.
         targets: number of scores.
         components: number of principal components.
-        gamma: of the Gaussian kernel, exp(-gamma * squared distance / half the mean squared distance of the fitted rows).
+        gamma: of the RBF kernel, exp(-gamma * squared distance / half the mean squared distance of the fitted rows).
         linear: weight of the linear kernel, which is scaled so that the fitted rows' mean squared norm is 1.
     """
 
@@ -87,19 +87,19 @@ class KernelHead(LinearHead):
         self.gamma, self.linear = gamma, linear
         self.register_buffer('projection', torch.zeros(width, components))
         self.register_buffer('scale', torch.ones(()))
-        # as many rows as the fit has seen
-        self.register_buffer('centres', torch.zeros(0, components))
+        # one row for each image of the fit
+        self.register_buffer('support_vectors', torch.zeros(0, components))
         self.register_buffer('coefficients', torch.zeros(0, targets))
 
     def forward(self, vector: Float[Tensor, 'b d']) -> Float[Tensor, 'b k']:
-        """A score for each target, in the unit of the opinion scores that it was fitted to, higher is better."""
-        # large terms cancel in the distances and in their sum: in float32, what a batch changes in the last digits of the
-        # features would come out a hundred times larger
-        exact = torch.float32 if vector.device.type == 'mps' else torch.float64  # which Apple's GPUs do not have
+        """A score for each target, in the unit of the MOS that it was fitted to, higher is better."""
+        # large terms cancel in the distances and in their sum: in float32, the last digits of the features, which a batch
+        # changes, would move the score a hundred times as much
+        exact = torch.float32 if vector.device.type == 'mps' else torch.float64  # Apple's GPUs have no float64
         with torch.autocast(vector.device.type, enabled=False):
             x = self.standardise(vector.to(exact))
-            curved = self._gaussian(x @ self.projection.to(exact)) @ self.coefficients.to(exact)
-            return (curved + x @ self.weight.to(exact) + self.bias).float()
+            rbf_term = self._rbf(x @ self.projection.to(exact)) @ self.coefficients.to(exact)
+            return (rbf_term + x @ self.weight.to(exact) + self.bias).float()
 
     @torch.no_grad()
     def fit(
@@ -115,28 +115,31 @@ class KernelHead(LinearHead):
         """As `LinearHead.fit`; `alpha` is added to the diagonal of the kernels' sum, which is 1 + `linear` on average."""
         x = self._set_scale(vectors)[:, columns]
         gram = (x @ x.T).double()
-        variances, directions = torch.linalg.eigh(gram)  # the dual form: there are fewer images than features
+        variances, directions = torch.linalg.eigh(gram)  # the dual form: fewer images than features
         kept = min(self.projection.shape[1], int((variances > variances[-1] * 1e-6).sum()))
         self.projection.zero_()
         self.projection[columns, :kept] = x.T @ (directions[:, -kept:] / variances[-kept:].sqrt()).to(x.dtype)
-        self.centres = x @ self.projection[columns]
-        mean_square = torch.cdist(self.centres, self.centres).square().mean()
+        self.support_vectors = x @ self.projection[columns]
+        mean_square = torch.cdist(self.support_vectors, self.support_vectors).square().mean()
         self.scale.copy_(2 * self.gamma / mean_square)
         linear = self.linear / gram.diagonal().mean()
-        kernel = self._gaussian(self.centres.double()) + linear * gram
+        kernel = self._rbf(self.support_vectors.double()) + linear * gram
         self.coefficients, bias, left_out = dual_ridge(kernel, scores, alpha=alpha, folds=folds, mask=mask)
         self.weight.zero_()
         self.weight[columns] = (linear * (x.T.double() @ self.coefficients.double())).to(self.weight.dtype)
         self.bias.copy_(bias)
         return left_out
 
-    def _gaussian(self, components: Float[Tensor, 'b c']) -> Float[Tensor, 'b n']:
-        centres = self.centres.to(components.dtype)
-        squares = components.square().sum(1, keepdim=True) + centres.square().sum(1) - 2 * components @ centres.T
+    def _rbf(self, components: Float[Tensor, 'b c']) -> Float[Tensor, 'b n']:
+        support_vectors = self.support_vectors.to(components.dtype)
+        squares = (
+            components.square().sum(1, keepdim=True) + support_vectors.square().sum(1) - 2 * components @ support_vectors.T
+        )
         return torch.exp(-self.scale * squares.clamp_min(0))
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
-        for name in ('centres', 'coefficients'):
+        # the number of support vectors is data: take that of the state, also where the network is part of another module
+        for name in ('support_vectors', 'coefficients'):
             if f'{prefix}{name}' in state_dict:
                 setattr(self, name, torch.empty_like(state_dict[f'{prefix}{name}'], device=self.bias.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -145,14 +148,14 @@ class KernelHead(LinearHead):
 class MLPHead(KernelHead):
     """`head: mlp`: the kernel's score, plus that of a perceptron of one hidden layer that starts at zero.
 
-    For aggregations with trained features, which a regression fitted before the training cannot read. With `msfa`, which has
-    none, it was found to add nothing.
+    For `msfa`, whose trained features a regression fitted before the training cannot read. With `stage_pool`, which has none,
+    it added nothing.
 
     Args:
         width: of the vectors.
         targets: number of scores.
         hidden: width of the hidden layer, which all targets share.
-        dropout: share of the standardised features, and of the hidden units, that a training step leaves out.
+        dropout: rate, 0 to 1, at which a training step drops standardised features and hidden units.
     """
 
     def __init__(self, *, width: int, targets: int = 1, hidden: int = 128, dropout: float = 0.5):
@@ -164,7 +167,7 @@ class MLPHead(KernelHead):
         nn.init.zeros_(self.mlp[-1].bias)
 
     def forward(self, vector: Float[Tensor, 'b d']) -> Float[Tensor, 'b k']:
-        """A score for each target, in the unit of its opinion scores, higher is better."""
+        """A score for each target, in the unit of its MOS, higher is better."""
         return super().forward(vector) + self.mlp(self.standardise(vector))
 
 
@@ -181,10 +184,10 @@ def dual_ridge(
     mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
     for target, present in enumerate(mask.T):
         if len(fold_of[present].unique()) < 2:
-            raise ValueError(f'target {target + 1} has {int(present.sum())} scores in less than two folds: too few to fit.')
+            raise ValueError(f'target {target + 1} has {int(present.sum())} scores, in fewer than two folds: too few to fit.')
 
     def solve(rows: Tensor, y: Tensor) -> Tensor:
-        # as many rows as are left carry as large a share of the penalty, so that all fits are equally smooth
+        # the penalty shrinks with the number of rows, so that all fits are equally smooth
         penalty = alpha * rows.sum() / len(gram)
         matrix = gram[rows][:, rows] + penalty * torch.eye(int(rows.sum()), dtype=gram.dtype, device=gram.device)
         return torch.linalg.solve(matrix, y[rows] - y[rows].mean(0))
@@ -203,4 +206,4 @@ def dual_ridge(
     return coefficients.to(scores.dtype), bias, left_out.to(scores.dtype)
 
 
-HEADS = {'kernel': KernelHead, 'linear': LinearHead, 'mlp': MLPHead}
+HEADS: dict[str, type[LinearHead]] = {'kernel': KernelHead, 'linear': LinearHead, 'mlp': MLPHead}

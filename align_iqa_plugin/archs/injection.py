@@ -1,24 +1,36 @@
 """How guidance enters the ViT: CGI, and the two strategies of visual prompt tuning that the paper compares it with.
 
-Paper, appendix 1.3 and figure 1: "VPT-add" sums the guide with the image embedding, "VPT-concat" concatenates them; CGI's own
+Paper, appendix 1.3 and figure 1: "VPT-add" sums the guide with the image embedding, "VPT-concat" concatenates them. CGI's own
 equations are not in the appendix. Ours: a bottleneck with cross-attention from the image's tokens to the guidance and a gate
 that starts at zero, after LoDa (one bottleneck cross-attention a block) and ViT-Adapter (a zero-initialised gate in R^d).
 """
+
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 
-class NoInjection(nn.Module):
-    """The plain ViT."""
+class Injection(nn.ModuleDict):
+    """Layers by the number of the block that each enters before, such as ``{'11': layer}``.
 
-    def __init__(self, *, depth: int):
-        super().__init__()
-        self.first_block = depth
+    A layer maps tokens (b, n, d) and guidance (b, g, e) to tokens, and does not know its block.
 
-    def forward(self, block: int, tokens: Float[Tensor, 'b n d'], guidance: None) -> Float[Tensor, 'b n d']:
-        return tokens
+    Args:
+        layer: makes one layer.
+        blocks: numbers of blocks, from 0; negative ones count from the last block.
+        depth: number of blocks of the ViT.
+
+    Raises:
+        ValueError: the ViT has no such block.
+    """
+
+    def __init__(self, layer: Callable[[], nn.Module], *, blocks: Sequence[int], depth: int):
+        unknown = [block for block in blocks if block not in range(-depth, depth)]
+        if unknown or not blocks:
+            raise ValueError(f'blocks is {list(blocks)}, but the backbone has {depth} blocks: choose from 0 to {depth - 1}.')
+        super().__init__({str(block): layer() for block in sorted({block % depth for block in blocks})})
 
 
 class BottleneckCrossAttention(nn.Module):
@@ -40,18 +52,40 @@ class BottleneckCrossAttention(nn.Module):
         return tokens + self.gate * self.up(nn.functional.gelu(hidden))
 
 
-class CGI(nn.Module):
-    """Customizable guidance injection before each block from `first_block` on; with zero gates the plain ViT, bit for bit.
+class AddGuidance(nn.Module):
+    """The mean guidance token, projected, is added to every token. No gate."""
+
+    def __init__(self, *, width: int, guidance_width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(guidance_width)
+        self.project = nn.Linear(guidance_width, width)
+
+    def forward(self, tokens: Float[Tensor, 'b n d'], guidance: Float[Tensor, 'b g e']) -> Float[Tensor, 'b n d']:
+        return tokens + self.project(self.norm(guidance).mean(1, keepdim=True))
+
+
+class AppendGuidance(nn.Module):
+    """The guidance tokens, projected, follow the patch tokens from here on. No gate."""
+
+    def __init__(self, *, width: int, guidance_width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(guidance_width)
+        self.project = nn.Linear(guidance_width, width)
+
+    def forward(self, tokens: Float[Tensor, 'b n d'], guidance: Float[Tensor, 'b g e']) -> Float[Tensor, 'b m d']:
+        return torch.cat([tokens, self.project(self.norm(guidance))], 1)
+
+
+class CGI(Injection):
+    """Customizable guidance injection; with zero gates the plain ViT, bit for bit.
 
     Args:
         width: d, the width of the ViT's tokens.
         guidance_width: e, the width of the guidance tokens.
         depth: number of blocks of the ViT.
-        first_block: index of the first block that guidance is injected before; those before it stay the plain ViT's. By
-            default the last of 12 (ours: the paper does not say where guidance enters; the last three together were no better
-            on validation, and cost twice the training time).
-        bottleneck: width inside.
-        heads: attention heads inside, after LoDa (4).
+        blocks: the blocks that guidance is injected before. By default the last one (ours: the paper does not say which).
+        bottleneck: width inside a layer.
+        heads: attention heads inside a layer, after LoDa (4).
     """
 
     def __init__(
@@ -60,52 +94,28 @@ class CGI(nn.Module):
         width: int,
         guidance_width: int,
         depth: int,
-        first_block: int = 11,
+        blocks: Sequence[int] = (-1,),
         bottleneck: int = 128,
         heads: int = 4,
     ):
-        super().__init__()
-        self.first_block = _checked(first_block, depth)
-        self.blocks = nn.ModuleList(
-            BottleneckCrossAttention(width=width, guidance_width=guidance_width, bottleneck=bottleneck, heads=heads)
-            for _ in range(first_block, depth)
-        )
+        def layer() -> nn.Module:
+            return BottleneckCrossAttention(width=width, guidance_width=guidance_width, bottleneck=bottleneck, heads=heads)
 
-    def forward(self, block: int, tokens: Float[Tensor, 'b n d'], guidance: Float[Tensor, 'b g e']) -> Float[Tensor, 'b n d']:
-        return tokens if block < self.first_block else self.blocks[block - self.first_block](tokens, guidance)
+        super().__init__(layer, blocks=blocks, depth=depth)
 
 
-class VPTAdd(nn.Module):
-    """VPT-add: the mean guidance token, projected, is added to every token as it enters block `first_block`. No gate."""
+class VPTAdd(Injection):
+    """VPT-add: guidance is summed with the embedding, by default before the first block; arguments as of `CGI`."""
 
-    def __init__(self, *, width: int, guidance_width: int, depth: int, first_block: int = 11):
-        super().__init__()
-        self.first_block = _checked(first_block, depth)
-        self.norm = nn.LayerNorm(guidance_width)
-        self.project = nn.Linear(guidance_width, width)
-
-    def forward(self, block: int, tokens: Float[Tensor, 'b n d'], guidance: Float[Tensor, 'b g e']) -> Float[Tensor, 'b n d']:
-        return tokens + self.project(self.norm(guidance).mean(1, keepdim=True)) if block == self.first_block else tokens
+    def __init__(self, *, width: int, guidance_width: int, depth: int, blocks: Sequence[int] = (0,)):
+        super().__init__(lambda: AddGuidance(width=width, guidance_width=guidance_width), blocks=blocks, depth=depth)
 
 
-class VPTConcat(nn.Module):
-    """VPT-concat: the guidance tokens, projected, follow the patch tokens from block `first_block` on. No gate."""
+class VPTConcat(Injection):
+    """VPT-concat: guidance is concatenated with the embedding, by default before the first block; arguments as of `CGI`."""
 
-    def __init__(self, *, width: int, guidance_width: int, depth: int, first_block: int = 11):
-        super().__init__()
-        self.first_block = _checked(first_block, depth)
-        self.norm = nn.LayerNorm(guidance_width)
-        self.project = nn.Linear(guidance_width, width)
-
-    def forward(self, block: int, tokens: Float[Tensor, 'b n d'], guidance: Float[Tensor, 'b g e']) -> Float[Tensor, 'b m d']:
-        return torch.cat([tokens, self.project(self.norm(guidance))], 1) if block == self.first_block else tokens
+    def __init__(self, *, width: int, guidance_width: int, depth: int, blocks: Sequence[int] = (0,)):
+        super().__init__(lambda: AppendGuidance(width=width, guidance_width=guidance_width), blocks=blocks, depth=depth)
 
 
-def _checked(first_block: int, depth: int) -> int:
-    if not 0 <= first_block < depth:
-        raise ValueError(f'first_block={first_block} is not possible: the backbone has {depth} blocks, 0 to {depth - 1}.')
-    return first_block
-
-
-# An injection is called before every block from its `first_block` on, as forward(block, tokens, guidance) -> tokens.
-INJECTIONS = {'cgi': CGI, 'vpt_add': VPTAdd, 'vpt_concat': VPTConcat}
+INJECTIONS: dict[str, type[Injection]] = {'cgi': CGI, 'vpt_add': VPTAdd, 'vpt_concat': VPTConcat}

@@ -1,9 +1,9 @@
-"""Multi-scale feature aggregation: stage maps in, one vector out.
+"""Multi-scale feature aggregation: class tokens and maps of the stages in, one vector out.
 
 Paper, appendix 1.4 and figure 2: MSFA aggregates the outputs of all stages, where ViTDet builds a pyramid from the last map
-alone; depthwise-separable dilated convolutions fuse the scales (public summary). Ours: `msfa` is what was found to help, two
-readings of every stage at two scales, its class token (the whole image) and the mean of its central tokens (the subject);
-`msfa_pyramid` adds a pyramid of dilated convolutions, in an order and widths of our own.
+alone; depthwise-separable dilated convolutions fuse the scales (public summary). Ours: the order and the widths of the pyramid,
+and the pooled stage features in front of it: of every stage the class token (the whole image) and the mean of the central
+tokens (the subject), which alone are `stage_pool`. The paper's "last map only" is `msfa` with one stage.
 """
 
 import torch
@@ -17,69 +17,39 @@ DILATIONS = (1, 2, 3)
 CENTRE = 3 / 7  # 6 of 14 patches: best of 4, 6, 8, 10 and 14 in cross-validation on training prompts
 
 
-def readings(summary: Float[Tensor, 'b d'], stage_map: Float[Tensor, 'b d h w']) -> Float[Tensor, 'b d2']:
-    """Class token, then the mean over the central part of the map, `CENTRE` of either side."""
+def pool_stage(class_token: Float[Tensor, 'b d'], stage_map: Float[Tensor, 'b d h w']) -> Float[Tensor, 'b d2']:
+    """Pooled features of a stage: its class token, then the mean over the central part of its map, `CENTRE` of either side."""
     rows, columns = (max(1, round(side * CENTRE)) for side in stage_map.shape[-2:])
     top, left = (stage_map.shape[-2] - rows) // 2, (stage_map.shape[-1] - columns) // 2
     centre = stage_map[:, :, top : top + rows, left : left + columns]
-    return torch.cat([summary, reduce(centre, 'b d h w -> b d', 'mean')], 1)
+    return torch.cat([class_token, reduce(centre, 'b d h w -> b d', 'mean')], 1)
 
 
-class MSFA(nn.Module):
-    """`aggregation: msfa`: class token and central mean of every stage, shallow to deep. Nothing in it is trained.
+class StagePool(nn.Module):
+    """`aggregation: stage_pool`: the pooled features of every stage, shallow to deep. It has no parameters.
 
     Args:
         width: d, channels of the stage maps.
         stages: number of stage maps.
 
     Attributes:
-        width: of the vector, 2 d a stage.
-        readings_width: of the part of the vector that no trained parameter of the aggregation is in: here, all of it.
+        width: of the vector, 2 d for each stage.
+        pooled_width: of the leading part of the vector that depends on no trained parameter of the aggregation; here all of it.
     """
 
     def __init__(self, *, width: int, stages: int):
         super().__init__()
-        self.width = self.readings_width = stages * 2 * width
+        self.width = self.pooled_width = stages * 2 * width
 
     def forward(
-        self, summaries: list[Float[Tensor, 'b d']], stage_maps: list[Float[Tensor, 'b d h w']]
-    ) -> Float[Tensor, 'b d2']:
-        """Shallow to deep in, one vector an image out."""
-        return torch.cat([readings(*stage) for stage in zip(summaries, stage_maps, strict=True)], 1)
+        self, class_tokens: list[Float[Tensor, 'b d']], stage_maps: list[Float[Tensor, 'b d h w']]
+    ) -> Float[Tensor, 'b f']:
+        """One vector for each image, from its stages, shallow to deep."""
+        return torch.cat([pool_stage(*stage) for stage in zip(class_tokens, stage_maps, strict=True)], 1)
 
 
-class LastTokens(MSFA):
-    """`aggregation: none`: the readings of the last stage alone."""
-
-    def __init__(self, *, width: int, stages: int):
-        super().__init__(width=width, stages=1)
-
-    def forward(
-        self, summaries: list[Float[Tensor, 'b d']], stage_maps: list[Float[Tensor, 'b d h w']]
-    ) -> Float[Tensor, 'b d2']:
-        return super().forward(summaries[-1:], stage_maps[-1:])
-
-
-def deviation(stage_map: Float[Tensor, 'b d h w']) -> Float[Tensor, 'b d']:
-    """Standard deviation over positions; the floor keeps the gradient of a flat map finite."""
-    return (stage_map.var((-2, -1), correction=0) + 1e-6).sqrt()
-
-
-class DilatedFusion(nn.Module):
-    """Depthwise 3x3 convolutions at several dilations, all_reduce, then pointwise, as a residual."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.depthwise = nn.ModuleList(nn.Conv2d(width, width, 3, padding=d, dilation=d, groups=width) for d in DILATIONS)
-        self.norm = nn.GroupNorm(1, width)
-        self.pointwise = nn.Conv2d(width, width, 1)
-
-    def forward(self, x: Float[Tensor, 'b c h w']) -> Float[Tensor, 'b c h w']:
-        return x + self.pointwise(F.gelu(self.norm(sum(conv(x) for conv in self.depthwise))))
-
-
-class PyramidMSFA(nn.Module):
-    """`aggregation: msfa_pyramid`: behind the readings, a pyramid of the stage maps, fused from coarse to fine, and pooled.
+class MSFA(StagePool):
+    """`aggregation: msfa`: the pooled stage features, then a pyramid of the stage maps, fused from coarse to fine and pooled.
 
     Args:
         width: d, channels of the stage maps.
@@ -87,14 +57,13 @@ class PyramidMSFA(nn.Module):
         channels: width of the pyramid.
 
     Attributes:
-        width: of the vector: 2 d a stage, then 2 channels a level.
-        readings_width: of its first part, which holds no trained parameter.
+        width: of the vector: 2 d for each stage, then 2 channels for each level.
+        pooled_width: as of `StagePool`.
     """
 
     def __init__(self, *, width: int, stages: int, channels: int = 96):
-        super().__init__()
-        self.readings_width = stages * 2 * width
-        self.width = self.readings_width + len(STRIDES) * 2 * channels
+        super().__init__(width=width, stages=stages)
+        self.width = self.pooled_width + len(STRIDES) * 2 * channels
         # level i takes the stage at the same relative depth
         self.stage_of_level = [round(i * (stages - 1) / (len(STRIDES) - 1)) for i in range(len(STRIDES))]
         self.reduce = nn.ModuleList(nn.Conv2d(width, channels, 1) for _ in STRIDES)
@@ -102,13 +71,13 @@ class PyramidMSFA(nn.Module):
         self.fuse = nn.ModuleList(DilatedFusion(channels) for _ in STRIDES)
 
     def forward(
-        self, summaries: list[Float[Tensor, 'b d']], stage_maps: list[Float[Tensor, 'b d h w']]
-    ) -> Float[Tensor, 'b d2']:
-        """Shallow to deep in, one vector an image out."""
-        vector = [readings(*stage) for stage in zip(summaries, stage_maps, strict=True)]
-        return torch.cat(vector + self.pyramid(stage_maps), 1)
+        self, class_tokens: list[Float[Tensor, 'b d']], stage_maps: list[Float[Tensor, 'b d h w']]
+    ) -> Float[Tensor, 'b f']:
+        """One vector for each image, from its stages, shallow to deep."""
+        return torch.cat([super().forward(class_tokens, stage_maps), self.pyramid(stage_maps)], 1)
 
-    def pyramid(self, stage_maps: list[Float[Tensor, 'b d h w']]) -> list[Float[Tensor, 'b c2']]:
+    def pyramid(self, stage_maps: list[Float[Tensor, 'b d h w']]) -> Float[Tensor, 'b c2']:
+        """Mean and standard deviation of every level of the pyramid, coarse to fine."""
         rows, columns = stage_maps[0].shape[-2:]
         pooled, coarser = [], None
         for level in reversed(range(len(STRIDES))):
@@ -119,19 +88,26 @@ class PyramidMSFA(nn.Module):
                 x = x + F.interpolate(coarser, size=size, mode='bilinear', align_corners=False)
             coarser = self.fuse[level](x)
             pooled += [reduce(coarser, 'b c h w -> b c', 'mean'), deviation(coarser)]
-        return pooled
+        return torch.cat(pooled, 1)
 
 
-class LastMapPyramid(PyramidMSFA):
-    """`aggregation: last_map`: the same pyramid and readings, from the last stage's map alone (after ViTDet)."""
+class DilatedFusion(nn.Module):
+    """Depthwise 3x3 convolutions at several dilations, summed, then pointwise, as a residual."""
 
-    def __init__(self, *, width: int, stages: int, channels: int = 96):
-        super().__init__(width=width, stages=1, channels=channels)
+    def __init__(self, width: int):
+        super().__init__()
+        self.depthwise = nn.ModuleList(nn.Conv2d(width, width, 3, padding=d, dilation=d, groups=width) for d in DILATIONS)
+        self.norm = nn.GroupNorm(1, width)
+        self.pointwise = nn.Conv2d(width, width, 1)
 
-    def forward(
-        self, summaries: list[Float[Tensor, 'b d']], stage_maps: list[Float[Tensor, 'b d h w']]
-    ) -> Float[Tensor, 'b d2']:
-        return super().forward(summaries[-1:], stage_maps[-1:])
+    def forward(self, x: Float[Tensor, 'b c h w']) -> Float[Tensor, 'b c h w']:
+        scales = torch.stack([convolution(x) for convolution in self.depthwise])
+        return x + self.pointwise(F.gelu(self.norm(scales.sum(0))))
 
 
-AGGREGATIONS = {'msfa': MSFA, 'msfa_pyramid': PyramidMSFA, 'last_map': LastMapPyramid, 'none': LastTokens}
+def deviation(stage_map: Float[Tensor, 'b d h w']) -> Float[Tensor, 'b d']:
+    """Standard deviation over positions; the floor keeps the gradient of a flat map finite."""
+    return (stage_map.var((-2, -1), correction=0) + 1e-6).sqrt()
+
+
+AGGREGATIONS: dict[str, type[StagePool]] = {'msfa': MSFA, 'stage_pool': StagePool}

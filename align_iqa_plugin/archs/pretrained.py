@@ -1,100 +1,280 @@
-"""Weights on disk: read safely, found in the package, unpacked from int8; what they tell of their network."""
+"""Networks in and out of files: the packaged model, checkpoints of a training, exported files, and those of version 0.3.0.
 
+A checkpoint holds the trained part of a network, and under `metadata` (JSON in bytes, since pyiqa takes every entry for a
+tensor) what it belongs to: the network's `config`, the SHA-256 of each frozen part, the normalisation of images. An exported
+file holds the frozen parts as well, and all keywords of the network.
+"""
+
+import inspect
 import json
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-PACKAGED = Path(__file__).parents[1] / 'weights'
-# The backbone whose weights the package carries, under timm's name for OpenAI's release
-PACKAGED_BACKBONE = 'vit_base_patch16_clip_quickgelu_224'
-PACKAGED_BACKBONE_FILE = PACKAGED / 'clip_vitb16_visual_int8.safetensors'
-PACKAGED_MODEL_FILE = PACKAGED / 'align_iqa_agiqa3k.safetensors'
-PACKAGED_MODEL_CARD = PACKAGED / 'align_iqa_agiqa3k.json'
+from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.archs.weights import PACKAGED_MODEL_FILE, read_weights
+from align_iqa_plugin.runtime.hashes import state_digest
+
+METADATA = 'metadata'
 
 
-def read_weights(path: str | Path, key: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors or PyTorch file, by name; int8 tensors come back as float32.
+def create_align_iqa(*, pretrained: bool = False, pretrained_model_path: str | None = None, **network) -> AlignIQA:
+    """Align-IQA with or without trained weights: what pyiqa builds under the name `AlignIQA`.
 
     Args:
-        path: the file; of a PyTorch file, pyiqa's ``params`` and the usual ``state_dict`` and ``model`` are looked into.
-        key: the option that named it, for the error.
+        pretrained: load the model that the package carries.
+        pretrained_model_path: load a file of your own training instead.
+            - A file of `align-iqa export` holds all weights.
+            - A checkpoint of a training holds the trained part; the frozen parts have to be those that it was trained on.
+            - A file of tensors without metadata has to hold all tensors of the network, and counts as trained.
+            Frozen weights in the file go before those that other keywords name. pyiqa's tools want one score for an image: of
+            several targets in the file the first is taken, unless `targets` asks for more.
+        network: keywords of `AlignIQA`; those that are not given are taken from the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or holds more than tensors.
+        ValueError, FileNotFoundError: the file cannot be read, or does not fit the network.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f'{key}: there is no file {path}.')
+    path, key = pretrained_model_path, 'pretrained_model_path'
+    if path is None and pretrained:
+        path, key = str(PACKAGED_MODEL_FILE), 'pretrained'
+    if path is None:
+        return AlignIQA(**network)
+    saved = read_network(path, key)
+    saved.pop('targets', None)
+    if saved.get('backbone_weights') == 'random':  # the file holds them
+        network.pop('backbone_weights', None)
+    guide_options = saved.get('guide_options') or {}
+    if network.get('guide_options') and guide_options.get('vlm_weights') == 'random':
+        network['guide_options'] = network['guide_options'] | {'vlm_weights': 'random'}
+    net = AlignIQA(**saved | network)
+    load_checkpoint(net, read_weights(path, key), f'{key}: {path}')
+    return net
+
+
+def checkpoint_state(network: AlignIQA) -> dict[str, Tensor]:
+    """What a checkpoint holds: `state_dict()` without the frozen parts, and the metadata."""
+    frozen = tuple(f'{name}.' for name in frozen_parts(network))
+    state = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(frozen)}
+    return _without_flag(state) | {METADATA: _metadata(network)}
+
+
+def full_state(network: AlignIQA) -> dict[str, Tensor]:
+    """What an exported file holds: all of `state_dict()`, and the metadata."""
+    return _without_flag(network.state_dict()) | {METADATA: _metadata(network)}
+
+
+def load_checkpoint(network: AlignIQA, state: Mapping[str, Tensor], name: str) -> None:
+    """Give a network the weights of a checkpoint, an exported file, or all of its tensors.
+
+    A checkpoint of more targets than the network has gives the first ones.
+
+    Args:
+        state: as `read_weights` gives it.
+        name: of the file, for the error.
+
+    Raises:
+        ValueError: the weights belong to another network, or to other frozen parts.
+    """
+    state = _from_0_3(dict(state))
+    data = state.pop(METADATA, None)
     try:
-        if path.suffix == '.safetensors':
-            state = load_file(path)
-        elif zipfile.is_zipfile(path):
-            state = torch.load(path, 'cpu', weights_only=True)
-        else:  # torch's older format, a bare pickle, is not read
-            raise ValueError('neither .safetensors nor of torch.save')
-    except Exception as error:  # at wrong bytes torch's safe reader fails in any way: IndexError, KeyError, struct.error ...
-        raise ValueError(
-            f'{key}: {path} cannot be read ({type(error).__name__}); it has to be a whole .safetensors file, or a PyTorch '
-            'file of nothing but tensors.'
-        ) from error
-    for name in ('params', 'state_dict', 'model'):
-        if isinstance(state, dict) and isinstance(state.get(name), dict):
-            state = state[name]
-    tensors = state.items() if isinstance(state, dict) else ()
-    if not tensors or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors):
-        raise ValueError(f'{key}: {path} holds no tensors by name.')
-    return dequantise({name.removeprefix('module.'): value for name, value in tensors})
+        saved = None if data is None else _parse(data)
+        if saved is None:
+            _check_complete(network, state)
+        else:
+            _check_same_network(network, saved)
+            _check_frozen_parts(network, saved['frozen'], state)
+            _take_first_targets(network, saved['network'].get('targets', 1), state)
+        _load(network, state)
+    except ValueError as error:
+        raise ValueError(f'{name}: {error}') from error
+    network.is_trained = saved is None or saved['trained']
 
 
 def read_network(path: str | Path, key: str) -> dict:
-    """The keywords of `AlignIQA` that a checkpoint tells of its network; empty where it tells nothing.
+    """The keywords of `AlignIQA` that a file states; empty where it states none.
 
-    A file of `align-iqa export` tells all of them. Another tells what decides about shapes, and that no weights of the backbone
+    An exported file states all of them. A checkpoint states those that decide about shapes, and that no weights of the backbone
     are needed (``backbone_weights: random``) where it holds them.
 
     Args:
-        path, key, raises: as for `read_weights`.
+        path: the file.
+        key: the option that names it, for the error.
+
+    Raises:
+        ValueError, FileNotFoundError: as `read_weights`.
     """
     path = Path(path).expanduser()
     if path.suffix == '.safetensors' and path.is_file():
         try:
             with safe_open(path, 'pt') as file:  # without reading the large tensors
-                network = json.loads((file.metadata() or {}).get('network', '{}'))
-                state = {name: file.get_tensor(name) if name == '_extra_state' else None for name in file.keys()}
+                exported = json.loads((file.metadata() or {}).get('network', '{}'))
+                names = list(file.keys())
+                data = {name: file.get_tensor(name) for name in names if name in (METADATA, '_extra_state')}
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(f'{key}: {path} cannot be read ({type(error).__name__}): it has to be a whole file.') from error
-        if isinstance(network, dict) and network:
-            return network
     else:
-        state = read_weights(path, key)
-    network = read_extra_state(state['_extra_state'])['network'] if '_extra_state' in state else {}
-    return network | ({'backbone_weights': 'random'} if any(name.startswith('backbone.') for name in state) else {})
-
-
-def read_extra_state(state: Tensor) -> dict:
-    """What a checkpoint tells beside its tensors (`AlignIQA.get_extra_state`); ValueError where that cannot be read."""
+        data, exported = read_weights(path, key), {}
+        names = list(data)
+    old = '_extra_state' in names
+    if isinstance(exported, dict) and exported:
+        return _network_from_0_3(exported, names) if old else exported
     try:
-        saved = json.loads(bytes(state.tolist()))
+        network = _parse(data['_extra_state' if old else METADATA])['network'] if old or METADATA in names else {}
+    except ValueError as error:
+        raise ValueError(f'{key}: {path}: {error}') from error
+    if old:
+        network = _network_from_0_3(network, names)
+    network = {name: value for name, value in network.items() if name in inspect.signature(AlignIQA).parameters}
+    return network | ({'backbone_weights': 'random'} if any(name.startswith('backbone.') for name in names) else {})
+
+
+def frozen_parts(network: AlignIQA) -> dict[str, nn.Module]:
+    """By name, the largest submodules that hold parameters of which none is trained."""
+    found: dict[str, nn.Module] = {}
+    for name, module in network.named_modules():
+        parameters = list(module.parameters())
+        inside = any(name.startswith(f'{outer}.') for outer in found)
+        if name and parameters and not inside and not any(p.requires_grad for p in parameters):
+            found[name] = module
+    return found
+
+
+def frozen_digests(network: AlignIQA) -> dict[str, str]:
+    """SHA-256 of the weights of each frozen part."""
+    return {name: state_digest(module.state_dict()) for name, module in frozen_parts(network).items()}
+
+
+def _without_flag(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if name != 'trained'}  # which the metadata states
+
+
+def _metadata(network: AlignIQA) -> Tensor:
+    content = {
+        'trained': network.is_trained,
+        'network': network.config,
+        'normalisation': _normalisation(network),
+        'frozen': frozen_digests(network),
+    }
+    return torch.tensor(list(json.dumps(content, sort_keys=True).encode()), dtype=torch.uint8)
+
+
+def _parse(data: Tensor) -> dict:
+    try:
+        saved = json.loads(bytes(data.tolist()))
     except (TypeError, ValueError):
         saved = None
     kinds = {'network': dict, 'frozen': dict, 'trained': bool}
     if not isinstance(saved, dict) or not all(isinstance(saved.get(key), kind) for key, kind in kinds.items()):
-        raise ValueError('the checkpoint does not tell of which network it is: its _extra_state cannot be read.')
+        raise ValueError('its metadata, which states the network that it belongs to, cannot be read.')
     return saved
 
 
-def dequantise(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``(weight - zero_point) * scale`` for every int8 tensor that has a ``.scale`` and ``.zero_point`` beside it."""
-    packed = {name for name in state if f'{name}.scale' in state and f'{name}.zero_point' in state}
-    beside = {f'{name}.{part}' for name in packed for part in ('scale', 'zero_point')}
-    return {
-        name: (value.float() - state[f'{name}.zero_point'].float()) * state[f'{name}.scale'] if name in packed else value
-        for name, value in state.items()
-        if name not in beside
-    }
+def _normalisation(network: AlignIQA) -> list[list[float]]:
+    return [network.backbone.mean.flatten().tolist(), network.backbone.std.flatten().tolist()]
+
+
+def _check_complete(network: AlignIQA, state: Mapping[str, Tensor]) -> None:
+    own = _without_flag(network.state_dict()).keys()
+    state.pop('trained', None)
+    if own != state.keys():
+        unknown, missing = sorted(state.keys() - own), sorted(own - state.keys())
+        raise ValueError(
+            f'it has no metadata of Align-IQA, and does not hold all tensors of this network: {len(missing)} are missing'
+            + (f', such as {missing[0]}' if missing else '')
+            + (f', and {len(unknown)} are unknown, such as {unknown[0]}.' if unknown else '.')
+        )
+
+
+def _check_same_network(network: AlignIQA, saved: Mapping) -> None:
+    theirs, ours = dict(saved['network']), dict(network.config)
+    if theirs.pop('targets', 1) < ours.pop('targets'):
+        raise ValueError(f'it has fewer targets than this network, {network.config["targets"]}.')
+    for key in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(key) != ours.get(key):
+            raise ValueError(f'it belongs to a network with {key}: {theirs.get(key)}, but this one has {ours.get(key)}.')
+    if saved.get('normalisation', _normalisation(network)) != _normalisation(network):
+        raise ValueError(
+            f'it belongs to a network that normalises images by {saved["normalisation"]}, but this one by '
+            f"{_normalisation(network)}: give the backbone's whole name, with its tag."
+        )
+
+
+def _check_frozen_parts(network: AlignIQA, digests: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
+    """ValueError where a frozen part, in the state or else in the network, is not the one that was trained on."""
+    parts = frozen_parts(network)
+    for part, digest in digests.items():
+        own = parts[part].state_dict() if part in parts else {}
+        held = {name: state[f'{part}.{name}'] for name in own if f'{part}.{name}' in state}
+        if held and held.keys() != own.keys():
+            raise ValueError(f'it holds {len(held)} of the {len(own)} tensors of {part}: all or none are needed.')
+        found = state_digest({name: tensor.to(own[name].dtype) for name, tensor in held.items()} if held else own)
+        if found != digest:
+            raise ValueError(
+                f'it was trained on other frozen weights in {part} (sha256 {digest[:12]}, here {found[:12]}): give the same '
+                'weights that it was trained with.'
+            )
+
+
+def _take_first_targets(network: AlignIQA, saved: int, state: dict[str, Tensor]) -> None:
+    own = network.config['targets']
+    if saved <= own:
+        return
+    for name, tensor in network.head.state_dict(prefix='head.').items():
+        if name in state and state[name].ndim == tensor.ndim:
+            pairs = zip(state[name].shape, tensor.shape, strict=True)
+            state[name] = state[name][tuple(slice(own if pair == (saved, own) else None) for pair in pairs)]
+
+
+def _load(network: AlignIQA, state: Mapping[str, Tensor]) -> None:
+    try:
+        missing, unknown = network.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # torch: names and shapes that do not fit, a line each after the first
+        problem = ' '.join(str(error).split('\n')[1].split())
+        raise ValueError(f'it does not fit this network: {problem[:200]}{" ..." * (len(problem) > 200)}') from error
+    frozen = tuple(f'{name}.' for name in frozen_parts(network))
+    problems = unknown + [name for name in missing if not name.startswith(frozen) and name != 'trained']
+    if problems:
+        raise ValueError(
+            f'it does not fit this network: {len(problems)} tensors are missing or unknown, such as {problems[0]}.'
+        )
+
+
+# Files of version 0.3.0: other names for the same networks
+
+AGGREGATIONS_OF_0_3 = {'msfa': 'stage_pool', 'msfa_pyramid': 'msfa', 'none': 'stage_pool', 'last_map': 'msfa'}
+
+
+def _from_0_3(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    if '_extra_state' not in state:
+        return state
+    data = _parse(state.pop('_extra_state'))
+    first = (data['network'].get('injection_options') or {}).get('first_block')
+    data['network'] = _network_from_0_3(data['network'], state)
+    renamed = {}
+    for name, tensor in state.items():
+        name = name.replace('head.centres', 'head.support_vectors')
+        if name.startswith('injection.blocks.'):
+            place, _, rest = name.removeprefix('injection.blocks.').partition('.')
+            name = f'injection.{first + int(place)}.{rest}'
+        elif name.startswith('injection.'):
+            name = f'injection.{first}.{name.removeprefix("injection.")}'
+        renamed[name] = tensor
+    return renamed | {METADATA: torch.tensor(list(json.dumps(data, sort_keys=True).encode()), dtype=torch.uint8)}
+
+
+def _network_from_0_3(network: Mapping, names: Mapping | list[str]) -> dict:
+    network = dict(network)
+    aggregation = network.get('aggregation', 'msfa')
+    if aggregation in ('none', 'last_map'):
+        network['stages'] = 1
+    network['aggregation'] = AGGREGATIONS_OF_0_3.get(aggregation, aggregation)
+    if network.get('injection', 'none') != 'none':
+        options = dict(network.get('injection_options') or {})
+        first = options.pop('first_block', 11)
+        count = len({name.split('.')[2] for name in names if name.startswith('injection.blocks.')}) or 1
+        network['injection_options'] = options | {'blocks': list(range(first, first + count))}
+    return network

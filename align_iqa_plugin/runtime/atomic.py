@@ -7,14 +7,16 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_file(path: str | Path) -> Iterator[Path]:
+def atomic_file(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     """A path to write to inside the block, which replaces `path` if the block ends without an error.
 
-    The content is written to disk before the new name is. What is at `path` stays as it was if the block fails, and no part of
+    What is at `path` stays as it was if the block fails, and no part of
     the new file is left behind.
 
     Args:
         path: the file; if it is a link, the file that it leads to.
+        durable: wait until the file is on disk. Without it a power cut may lose the file or leave it damaged: for many small
+            files that can be made again.
 
     Raises:
         OSError: it cannot be written, for example because the disk is full; the message names `path` and the reason.
@@ -23,9 +25,11 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
         yield part
-        _sync(part)
+        if durable:
+            _sync(part)
         os.replace(part, path)
-        _sync(path.parent)
+        if durable:
+            _sync(path.parent)
     except OSError as error:
         raise OSError(error.errno, f"'{path}' cannot be written: {error.strerror or error}") from error
     finally:

@@ -10,59 +10,60 @@ def guided(name='vit_tiny_patch16_224', **options):
     return GuidedViT(name=name, **options)
 
 
-def plain(block, tokens):
-    return tokens
+class Same(torch.nn.Module):
+    """An injection that changes nothing, by which the blocks are run one by one."""
 
-
-def stage_maps(vit, image):
-    outputs, _ = vit(vit.embed(vit.view(image)), plain)
-    return [vit.to_map(output, vit.grid(image)) for output in outputs]
+    def forward(self, tokens, guidance):
+        return tokens
 
 
 @pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'vit_small_patch14_dinov2', 'vit_medium_patch16_gap_240'])
 @pytest.mark.parametrize('shape', [(64, 64), (48, 97)])
-def test_without_injection_the_stage_maps_are_those_of_timm(name, shape):
+@pytest.mark.parametrize('injection', [None, torch.nn.ModuleDict({'2': Same()})], ids=['none', 'identity'])
+def test_class_tokens_and_maps_of_the_stages_are_those_of_timm(name, shape, injection):
     vit = guided(name, input_size=56 if 'patch14' in name else 64)
     image = torch.rand(2, 3, *shape)
-    theirs = vit.vit.forward_intermediates(vit.view(image), indices=vit.stage_ends, intermediates_only=True)
-    for (_, ours), expected in zip(stage_maps(vit, image), theirs, strict=True):
-        assert torch.equal(ours, expected)
-
-
-def test_the_class_token_of_a_stage_is_timms_prefix_token():
-    vit = guided()
-    image = torch.rand(2, 3, 64, 64)
-    theirs = vit.vit.forward_intermediates(
-        vit.view(image), indices=vit.stage_ends, intermediates_only=True, return_prefix_tokens=True
+    expected = vit.vit.forward_intermediates(
+        vit.preprocess(image), indices=vit.stage_ends, intermediates_only=True, return_prefix_tokens=True
     )
-    for (summary, _), (_, prefix) in zip(stage_maps(vit, image), theirs, strict=True):
-        assert torch.equal(summary, prefix[:, 0])
+    class_tokens, stage_maps = vit(image, injection)
+    for class_token, stage_map, theirs in zip(class_tokens, stage_maps, expected, strict=True):
+        theirs, prefix = theirs if vit.vit.has_class_token else (theirs, None)
+        assert torch.equal(stage_map, theirs)
+        assert torch.equal(class_token, theirs.mean((-2, -1)) if prefix is None else prefix[:, 0])
 
 
-def test_running_the_blocks_in_two_parts_is_running_them_at_once():
-    vit = guided()
-    tokens = vit.embed(vit.view(torch.rand(1, 3, 64, 64)))
-    whole, last = vit(tokens, plain)
-    early, middle = vit(tokens, plain, stop=5)
-    late, end = vit(middle, plain, start=5)
-    assert torch.equal(last, end)
-    assert all(torch.equal(a, b) for a, b in zip(whole, early + late, strict=True))
+def test_a_layer_is_called_once_before_its_block_with_the_guidance():
+    vit, calls = guided(), []
+
+    class Double(torch.nn.Module):
+        def forward(self, tokens, guidance):
+            calls.append(guidance)
+            return tokens + guidance
+
+    guidance = torch.rand(1, 1, vit.width)
+    inputs = []
+    vit.vit.blocks[7].register_forward_hook(lambda module, given, output: inputs.append(given[0]))
+    vit.vit.blocks[6].register_forward_hook(lambda module, given, output: inputs.append(output))
+    vit(torch.rand(1, 3, 64, 64), torch.nn.ModuleDict({'7': Double()}), guidance)
+    assert len(calls) == 1 and calls[0] is guidance
+    assert torch.equal(inputs[1], inputs[0] + guidance)
 
 
 @pytest.mark.parametrize(
     ('shape', 'grid'), [((512, 512), (4, 4)), ((256, 1024), (2, 8)), ((32, 4000), (1, 16)), ((100, 140), (3, 5))]
 )
-def test_the_view_keeps_the_aspect_ratio_in_whole_patches(shape, grid):
+def test_preprocessing_keeps_the_aspect_ratio_in_whole_patches(shape, grid):
     vit = guided()
     image = torch.rand(1, 3, *shape)
-    assert vit.grid(image) == grid
-    assert vit.view(image).shape[-2:] == (grid[0] * 16, grid[1] * 16)
+    assert vit(image)[1][0].shape[-2:] == grid
+    assert vit.preprocess(image).shape[-2:] == (grid[0] * 16, grid[1] * 16)
 
 
 def test_an_image_of_the_input_size_is_only_normalised():
     vit = guided()
     image = torch.rand(1, 3, 64, 64)
-    assert torch.equal(vit.view(image), (image - vit.mean) / vit.std)
+    assert torch.equal(vit.preprocess(image), (image - vit.mean) / vit.std)
 
 
 @pytest.mark.parametrize('stages', [1, 3, 5, 12])
@@ -75,7 +76,7 @@ def test_the_last_stage_ends_with_the_last_block(stages):
 
 @pytest.mark.parametrize('stages', [0, 13])
 def test_an_impossible_number_of_stages_says_what_is_possible(stages):
-    with pytest.raises(ValueError, match='1 to 12 stages'):
+    with pytest.raises(ValueError, match='stages is .* 1 to 12'):
         guided(stages=stages)
 
 
@@ -103,12 +104,12 @@ def test_position_embeddings_are_resampled_to_another_input_size():
 
 
 def test_weights_of_another_model_are_refused():
-    with pytest.raises(ValueError, match='vit_tiny_patch16_224.*are they of another model'):
+    with pytest.raises(ValueError, match='vit_tiny_patch16_224.*another model'):
         guided(state=timm.create_model('vit_small_patch16_224').state_dict())
 
 
 def test_an_unknown_backbone_gives_names_that_exist():
-    with pytest.raises(ValueError, match="no backbone 'vit_tinny'"):
+    with pytest.raises(ValueError, match="unknown backbone 'vit_tinny'"):
         guided('vit_tinny')
 
 

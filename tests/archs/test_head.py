@@ -130,7 +130,7 @@ def test_a_target_whose_scores_cannot_be_left_out_is_refused(data, present):
     mask = torch.ones(40, 2, dtype=torch.bool)
     mask[:, 1] = False
     mask[present, 1] = True
-    with pytest.raises(ValueError, match=f'target 2 has {len(present)} scores in less than two folds'):
+    with pytest.raises(ValueError, match=f'target 2 has {len(present)} scores'):
         LinearHead(width=60, targets=2).fit(vectors, scores.repeat(1, 2), alpha=10.0, folds=FOLDS, mask=mask)
 
 
@@ -156,7 +156,7 @@ def test_the_kernel_head_is_kernel_ridge_regression(linear, data):
         np.testing.assert_allclose(left_out[fold == number], predicted[fold == number], atol=1e-3)
 
 
-def test_a_kernel_head_comes_back_from_its_state_with_as_many_centres(data):
+def test_a_kernel_head_comes_back_from_its_state_with_as_many_support_vectors(data):
     head, other = KernelHead(width=60), KernelHead(width=60)
     head.fit(*data, alpha=0.1, folds=FOLDS)
     other.load_state_dict(head.state_dict())

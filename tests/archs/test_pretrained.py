@@ -1,133 +1,243 @@
 import json
 
+import pyiqa
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from align_iqa_plugin.archs.pretrained import dequantise, read_extra_state, read_network, read_weights
+from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.archs.pretrained import checkpoint_state, create_align_iqa, full_state, load_checkpoint, read_network
+from align_iqa_plugin.register import register_archs
+
+TINY = {'backbone': 'test_vit', 'backbone_weights': 'random', 'input_size': 32}
+GUIDED = {**TINY, 'guide': 'saliency', 'guide_options': {'scales': (32,)}, 'injection': 'cgi'}
+MSFA = {'aggregation': 'msfa', 'aggregation_options': {'channels': 4}, 'head': 'mlp'}
+VARIANTS = [
+    TINY,
+    GUIDED,
+    {**GUIDED, 'injection_options': {'blocks': [2, 4], 'bottleneck': 8}, **MSFA},
+    {**GUIDED, 'injection': 'vpt_concat', **MSFA, 'stages': 1},
+    {**TINY, 'head': 'linear', 'stages': 3},
+]
 
 
-@pytest.fixture
-def state():
-    return {'a.weight': torch.rand(3, 4), 'a.bias': torch.rand(3)}
+def network(*, trained=True, seed=0, **options):
+    """Random weights, the same for the same seed; with `trained` the head is fitted to noise and every gate is open."""
+    torch.manual_seed(seed)
+    net = AlignIQA(**TINY | options)
+    if trained:
+        vectors, scores = torch.randn(12, net.msfa.width), torch.randn(12, net.config['targets'])
+        net.head.fit(vectors, scores, alpha=0.1, folds=list(range(12)))
+        net.is_trained = True
+        for name, parameter in net.named_parameters():
+            if name.endswith('gate') or name.startswith('head.mlp.4'):
+                torch.nn.init.normal_(parameter)
+    return net.eval()
 
 
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+def save(state, path, **metadata):
+    if path.suffix == '.safetensors':
+        save_file(state, path, metadata)
+    else:
+        torch.save({'params': state}, path)
+    return str(path)
 
 
-def test_safetensors_and_pytorch_files_and_their_usual_wrappings_read_alike(state, tmp_path):
-    save_file(state, tmp_path / 'a.safetensors')
-    torch.save(state, tmp_path / 'b.pth')
-    torch.save({'params': state}, tmp_path / 'c.pth')
-    torch.save({'state_dict': {f'module.{key}': value for key, value in state.items()}}, tmp_path / 'd.pt')
-    for file in sorted(tmp_path.iterdir()):
-        assert same(read_weights(file, 'key'), state), file.name
+def edited(state, **changes):
+    """A state with another content in its metadata."""
+    content = json.loads(bytes(state['metadata'].tolist())) | changes
+    return {**state, 'metadata': torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8)}
 
 
-def test_a_missing_file_is_named_with_its_option(tmp_path):
-    with pytest.raises(FileNotFoundError, match='vlm_weights: there is no file .*gone.pth'):
-        read_weights(tmp_path / 'gone.pth', 'vlm_weights')
+IMAGE = torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize('options', VARIANTS, ids=str)
+def test_a_checkpoint_brings_back_every_score(options, tmp_path):
+    net = network(**options)
+    path = save(checkpoint_state(net), tmp_path / 'net.pth')
+    torch.manual_seed(0)  # the random backbone has to be the same: the checkpoint does not hold it
+    other = create_align_iqa(**options, pretrained_model_path=path).eval()
+    assert torch.equal(other(IMAGE), net(IMAGE))
+
+
+@pytest.mark.parametrize('options', VARIANTS, ids=str)
+def test_an_exported_file_needs_no_other_weights_and_no_keywords(options, tmp_path):
+    net = network(**options)
+    path = save(full_state(net), tmp_path / 'net.safetensors', network=json.dumps(options))
+    torch.manual_seed(1)
+    assert torch.equal(create_align_iqa(pretrained_model_path=path).eval()(IMAGE), net(IMAGE))
+
+
+def test_a_checkpoint_states_the_network_that_it_fits(tmp_path):
+    options = VARIANTS[2]
+    path = save(checkpoint_state(network(**options)), tmp_path / 'net.pth')
+    torch.manual_seed(0)
+    net = create_align_iqa(backbone_weights='random', guide_options={'scales': (32,)}, pretrained_model_path=path)
+    assert net.config == network(**options).config
+
+
+def test_a_checkpoint_does_not_hold_the_frozen_parts(tiny_vlm):
+    state = checkpoint_state(network(**{**GUIDED, **MSFA, 'guide': 'semantic', 'guide_options': tiny_vlm}))
+    assert not any(key.startswith(('backbone.', 'guide.vlm.')) for key in state)
+    assert {key.split('.')[0] for key in state} == {'guide', 'injection', 'msfa', 'head', 'metadata'}
+
+
+def test_a_checkpoint_of_a_trained_backbone_holds_it(tmp_path):
+    net = network(freeze_backbone=False)
+    path = save(checkpoint_state(net), tmp_path / 'net.pth')
+    torch.manual_seed(1)
+    assert torch.equal(create_align_iqa(pretrained_model_path=path).eval()(IMAGE), net(IMAGE))
+
+
+def test_other_frozen_weights_than_those_of_the_training_are_an_error():
+    state = checkpoint_state(network())
+    with pytest.raises(ValueError, match='net.pth: .*other frozen weights in backbone'):
+        load_checkpoint(network(seed=1), state, 'net.pth')
+
+
+def test_a_frozen_part_that_a_file_holds_in_part_is_an_error():
+    state = full_state(network())
+    del state['backbone.vit.norm.weight']
+    with pytest.raises(ValueError, match='tensors of backbone: all or none'):
+        load_checkpoint(network(), state, 'net')
+
+
+@pytest.mark.parametrize(('key', 'value'), [('stages', 3), ('head', 'linear'), ('input_size', 64)])
+def test_a_checkpoint_of_another_network_is_an_error_that_names_the_key(key, value):
+    with pytest.raises(ValueError, match=f'{key}: '):
+        load_checkpoint(network(**{key: value}), checkpoint_state(network()), 'net')
+
+
+def test_a_checkpoint_of_another_normalisation_is_an_error():
+    state = edited(checkpoint_state(network()), normalisation=[[0.5] * 3, [0.25] * 3])
+    with pytest.raises(ValueError, match='normalises images'):
+        load_checkpoint(network(), state, 'net')
+
+
+def test_a_checkpoint_of_several_targets_gives_its_first_ones_to_a_network_of_fewer():
+    net = network(targets=3, head_options={'components': 3})
+    for targets in (1, 2, 3):
+        other = network(trained=False, targets=targets, head_options={'components': 3})
+        load_checkpoint(other, checkpoint_state(net), 'net')
+        torch.testing.assert_close(other(IMAGE), net(IMAGE)[:, :targets])
+
+
+def test_a_checkpoint_of_fewer_targets_than_the_network_has_is_an_error():
+    with pytest.raises(ValueError, match='fewer targets'):
+        load_checkpoint(network(targets=2), checkpoint_state(network()), 'net')
+
+
+def test_as_a_metric_of_pyiqa_one_target_is_one_column(tmp_path):
+    net = network(targets=2)
+    path = save(checkpoint_state(net), tmp_path / 'net.pth')
+    register_archs()
+    for chosen, columns in (({}, 1), ({'targets': 2}, 2)):
+        torch.manual_seed(0)
+        options = {**TINY, **chosen, 'pretrained': False, 'pretrained_model_path': path}
+        metric = pyiqa.create_metric('align_iqa', device='cpu', **options)
+        torch.testing.assert_close(metric(IMAGE), net(IMAGE)[:, :columns])
+
+
+def test_tensors_without_metadata_have_to_be_all_tensors_of_the_network(tmp_path):
+    net = network()
+    path = save(net.state_dict(), tmp_path / 'all.pth')
+    assert torch.equal(create_align_iqa(**TINY, pretrained_model_path=path).eval()(IMAGE), net(IMAGE))
+    path = save({'conv.weight': torch.ones(1)}, tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match='other.pth: .*no metadata.* conv.weight'):
+        create_align_iqa(**TINY, pretrained_model_path=path)
+
+
+def test_an_untrained_network_stays_untrained_in_a_file(tmp_path):
+    path = save(full_state(network(trained=False)), tmp_path / 'net.pth')
+    with pytest.raises(RuntimeError, match='no trained weights'):
+        create_align_iqa(**TINY, pretrained_model_path=path).eval()(IMAGE)
+
+
+def test_a_misspelt_keyword_is_named_also_beside_a_file(tmp_path):
+    path = save(full_state(network()), tmp_path / 'net.pth')
+    with pytest.raises(TypeError, match='stagse'):
+        create_align_iqa(stagse=3, pretrained_model_path=path)
+
+
+@pytest.mark.parametrize('content', [b'', b'{', b'[]', b'{}', b'\xff', b'{"network": 3, "frozen": {}, "trained": true}'])
+def test_metadata_that_cannot_be_read_is_an_error(content, tmp_path):
+    state = checkpoint_state(network()) | {'metadata': torch.tensor(list(content), dtype=torch.uint8)}
+    for name in ('a.pth', 'a.safetensors'):
+        with pytest.raises(ValueError, match='metadata'):
+            read_network(save(state, tmp_path / name), 'key')
+    with pytest.raises(ValueError, match='metadata'):
+        load_checkpoint(network(), state, 'net')
 
 
 @pytest.mark.parametrize('name', ['a.safetensors', 'a.pth'])
-@pytest.mark.parametrize('content', [b'', b'hello', b'\x80\x04\x95'])
-def test_a_damaged_file_is_named_with_its_option(name, content, tmp_path):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f'backbone_weights: .*{name} cannot be read'):
-        read_weights(tmp_path / name, 'backbone_weights')
-
-
-def test_a_truncated_file_is_named(state, tmp_path):
-    for name, write in (('a.safetensors', save_file), ('a.pth', torch.save)):
-        file = tmp_path / name
-        write(state, file)
-        file.write_bytes(file.read_bytes()[:-20])
-        with pytest.raises(ValueError, match='cannot be read'):
-            read_weights(file, 'key')
-
-
-class Command:
-    def __reduce__(self):
-        import os
-
-        return os.getcwd, ()
-
-
-def test_code_in_a_pickle_is_never_run(tmp_path):
-    torch.save({'a': Command()}, tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match='nothing but tensors|cannot be read'):
-        read_weights(tmp_path / 'a.pth', 'key')
-
-
-def test_a_file_without_tensors_is_refused(tmp_path):
-    torch.save({'epoch': 3}, tmp_path / 'a.pth')
-    with pytest.raises(ValueError, match='holds no tensors by name'):
-        read_weights(tmp_path / 'a.pth', 'key')
-
-
-@given(
-    st.lists(st.integers(-128, 127), min_size=6, max_size=6),
-    st.lists(st.floats(2**-12, 1.0, width=32), min_size=2, max_size=2),
-    st.lists(st.integers(-128, 127), min_size=2, max_size=2),
-)
-def test_int8_weights_become_zero_point_and_scale_applied_row_by_row(values, scales, zero_points):
-    packed = {
-        'w': torch.tensor(values, dtype=torch.int8).view(2, 3),
-        'w.scale': torch.tensor(scales).view(2, 1),
-        'w.zero_point': torch.tensor(zero_points, dtype=torch.int8).view(2, 1),
-        'layer.scale': torch.ones(3),  # a parameter that happens to be called so
-    }
-    state = dequantise(packed)
-    assert state.keys() == {'w', 'layer.scale'}
-    expected = [(values[3 * i + j] - zero_points[i]) * scales[i] for i in range(2) for j in range(3)]
-    torch.testing.assert_close(state['w'].flatten(), torch.tensor(expected))
-
-
-def test_an_empty_file_of_tensors_and_names_that_are_no_texts_are_refused(tmp_path):
-    for content in ({}, {3: torch.ones(1)}, [torch.ones(1)], torch.ones(1), {'params': {}}):
-        torch.save(content, tmp_path / 'a.pth')
-        with pytest.raises(ValueError, match='a.pth holds no tensors by name'):
-            read_weights(tmp_path / 'a.pth', 'key')
-
-
-@pytest.mark.parametrize('name', ['a.safetensors', 'a.pth'])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_file_with_wrong_bytes_is_read_or_named_and_raises_nothing_else(name, data, state, tmp_path):
-    file = tmp_path / name
-    state['_extra_state'] = torch.tensor(list(json.dumps(TOLD).encode()), dtype=torch.uint8)
-    (save_file if name == 'a.safetensors' else torch.save)(state, file)
-    content = bytearray(file.read_bytes())
+def test_a_file_with_wrong_bytes_states_a_network_or_is_named_and_raises_nothing_else(name, data, tmp_path):
+    state = edited({'metadata': torch.tensor(list(b'{}'), dtype=torch.uint8)}, network={'stages': 3}, frozen={}, trained=True)
+    path = tmp_path / name
+    save(state, path)
+    content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    file.write_bytes(content[: data.draw(st.sampled_from([len(content), len(content) // 2]))])
-    for read in (read_weights, read_network):
-        try:
-            read(file, 'key')
-        except ValueError as error:
-            assert str(error).startswith(f'key: {file}') or 'not tell of which network' in str(error)
+    path.write_bytes(content[: data.draw(st.sampled_from([len(content), len(content) // 2]))])
+    try:
+        read_network(path, 'key')
+    except ValueError as error:
+        assert str(error).startswith(f'key: {path}')
 
 
-TOLD = {'network': {'stages': 3}, 'frozen': {'backbone': 'abc'}, 'trained': True}
+# Files of version 0.3.0. The packaged model is one; tests/test_packaged_model.py holds its scores.
 
 
-def test_a_checkpoint_tells_its_network_and_an_export_goes_before(state, tmp_path):
-    torch.save({'params': state}, tmp_path / 'a.pth')
-    assert read_network(tmp_path / 'a.pth', 'key') == {}
-    state['_extra_state'] = torch.tensor(list(json.dumps(TOLD).encode()), dtype=torch.uint8)
-    torch.save({'params': state}, tmp_path / 'a.pth')
-    save_file(state, tmp_path / 'a.safetensors', {'format': 'pt'})
-    save_file(state, tmp_path / 'b.safetensors', {'network': json.dumps({'stages': 3, 'backbone_weights': 'random'})})
-    assert read_network(tmp_path / 'a.pth', 'key') == read_network(tmp_path / 'a.safetensors', 'key') == {'stages': 3}
-    assert read_network(tmp_path / 'b.safetensors', 'key') == {'stages': 3, 'backbone_weights': 'random'}
+def as_in_0_3(state, **network):
+    """A checkpoint with the names and the metadata of version 0.3.0."""
+    content = json.loads(bytes(state['metadata'].tolist()))
+    blocks = content['network'].get('injection_options', {}).get('blocks')
+    if blocks:
+        options = content['network']['injection_options'] | {'first_block': blocks[0]}
+        content['network']['injection_options'] = {key: value for key, value in options.items() if key != 'blocks'}
+    content['network'] |= network
+    renamed = {'_extra_state': torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8)}
+    for name, tensor in state.items():
+        if name.startswith('injection.'):
+            _, block, rest = name.split('.', 2)
+            cgi = content['network']['injection'] == 'cgi'
+            name = f'injection.blocks.{int(block) - blocks[0]}.{rest}' if cgi else f'injection.{rest}'
+        if name != 'metadata':
+            renamed[name.replace('support_vectors', 'centres')] = tensor
+    return renamed
 
 
-@pytest.mark.parametrize('told', [b'', b'{', b'[]', b'{}', b'\xff', json.dumps({**TOLD, 'network': 3}).encode()])
-def test_an_extra_state_that_tells_nothing_is_refused(told):
-    with pytest.raises(ValueError, match='does not tell of which network'):
-        read_extra_state(torch.tensor(list(told), dtype=torch.uint8))
-    with pytest.raises(ValueError, match='does not tell of which network'):
-        read_extra_state(torch.ones(2, 2))
+@pytest.mark.parametrize(
+    ('options', 'network_then'),
+    [
+        (TINY, {'aggregation': 'msfa'}),
+        ({**TINY, 'stages': 1}, {'aggregation': 'none', 'stages': 4}),
+        ({**GUIDED, 'injection_options': {'blocks': [4, 5]}, **MSFA}, {'aggregation': 'msfa_pyramid'}),
+        ({**GUIDED, 'injection': 'vpt_add', 'injection_options': {'blocks': [5]}}, {'aggregation': 'msfa'}),
+        ({**GUIDED, **MSFA, 'stages': 1}, {'aggregation': 'last_map', 'stages': 4}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('exported', [False, True])
+def test_files_of_0_3_0_give_the_same_scores(options, network_then, exported, tmp_path):
+    net = network(**options)
+    state = as_in_0_3((full_state if exported else checkpoint_state)(net), **network_then)
+    torch.manual_seed(0)
+    if exported:
+        keywords = {key: value for key, value in options.items() if key not in ('injection_options', 'stages')} | network_then
+        if 'injection_options' in options:
+            keywords['injection_options'] = {'first_block': options['injection_options']['blocks'][0]}
+        elif options.get('injection', 'none') != 'none':
+            keywords['injection_options'] = {'first_block': 5}
+        path = save(state, tmp_path / 'net.safetensors', network=json.dumps(keywords))
+        other = create_align_iqa(pretrained_model_path=path)
+    else:
+        path = save(state, tmp_path / 'net.pth')
+        guide_options = {'guide_options': options['guide_options']} if 'guide_options' in options else {}
+        other = create_align_iqa(backbone_weights='random', **guide_options, pretrained_model_path=path)
+    assert other.config == net.config
+    assert torch.equal(other.eval()(IMAGE), net(IMAGE))

@@ -1,0 +1,78 @@
+"""Tensors in files: read without running code, unpacked from int8; and the files that the package carries."""
+
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+PACKAGED = Path(__file__).parents[1] / 'weights'
+# The backbone whose weights the package carries, under timm's name for OpenAI's release
+PACKAGED_BACKBONE = 'vit_base_patch16_clip_quickgelu_224'
+PACKAGED_BACKBONE_FILE = PACKAGED / 'clip_vitb16_visual_int8.safetensors'
+PACKAGED_MODEL_FILE = PACKAGED / 'align_iqa_agiqa3k.safetensors'
+PACKAGED_MODEL_CARD = PACKAGED / 'align_iqa_agiqa3k.json'
+
+
+def read_weights(path: str | Path, key: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors or PyTorch file, by name; int8 tensors come back as float32.
+
+    Args:
+        path: the file; in a PyTorch file, the tensors may stand under ``params`` (pyiqa), ``state_dict`` or ``model``.
+        key: the option that names it, for the error.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or holds more than tensors.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f'{key}: there is no file {path}.')
+    try:
+        if path.suffix == '.safetensors':
+            state = load_file(path)
+        elif zipfile.is_zipfile(path):
+            state = torch.load(path, 'cpu', weights_only=True)
+        else:  # torch's older format, a bare pickle, is not read
+            raise ValueError('neither .safetensors nor of torch.save')
+    except Exception as error:  # at wrong bytes torch's safe reader fails in any way: IndexError, KeyError, struct.error ...
+        raise ValueError(
+            f'{key}: {path} cannot be read ({type(error).__name__}); it has to be a whole .safetensors file, or a PyTorch '
+            'file of nothing but tensors.'
+        ) from error
+    for name in ('params', 'state_dict', 'model'):
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
+    tensors = state.items() if isinstance(state, dict) else ()
+    if not tensors or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors):
+        raise ValueError(f'{key}: {path} holds no tensors by name.')
+    return dequantise({name.removeprefix('module.'): value for name, value in tensors})
+
+
+def backbone_state(backbone: str, weights: str) -> dict[str, Tensor] | None:
+    """The weights that `backbone_weights` names, None for 'hub' and 'random', which are no files.
+
+    Raises:
+        ValueError, FileNotFoundError: as `read_weights`; or 'packaged' for another backbone than that of the package.
+    """
+    if weights in ('hub', 'random'):
+        return None
+    if weights != 'packaged':
+        return read_weights(weights, 'backbone_weights')
+    if backbone.split('.')[0] != PACKAGED_BACKBONE:
+        raise ValueError(
+            f"backbone_weights 'packaged' are those of {PACKAGED_BACKBONE}, not of {backbone}: give 'hub', 'random' or a file."
+        )
+    return read_weights(PACKAGED_BACKBONE_FILE, 'backbone_weights')
+
+
+def dequantise(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``(weight - zero_point) * scale`` for every int8 tensor that has a ``.scale`` and ``.zero_point`` beside it."""
+    packed = {name for name in state if f'{name}.scale' in state and f'{name}.zero_point' in state}
+    beside = {f'{name}.{part}' for name in packed for part in ('scale', 'zero_point')}
+    return {
+        name: (value.float() - state[f'{name}.zero_point'].float()) * state[f'{name}.scale'] if name in packed else value
+        for name, value in state.items()
+        if name not in beside
+    }
