@@ -12,7 +12,6 @@ is an embedding of the visual-semantic relation from a VLM such as CLIP. Every e
   from the antonyms "Good photo." / "Bad photo.", an idea of CLIP-IQA (AAAI 2023, arXiv:2207.12396).
 """
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from open_clip.factory import load_state_dict
 from torch import Tensor, nn
+
+from align_iqa_plugin.runtime.names import suggest
 
 # Worst to best.
 MATCH_WORDS = ('badly', 'poorly', 'fairly', 'well', 'perfectly')
@@ -215,11 +216,7 @@ def _texts(prompt: str | None) -> list[str]:
 def _load_vlm(vlm: str, vlm_pretrained: str | None, vlm_weights: str | None) -> nn.Module:
     config = open_clip.get_model_config(vlm) if vlm in open_clip.list_models() else None
     if config is None:
-        close = ', '.join(difflib.get_close_matches(vlm, open_clip.list_models(), n=5, cutoff=0.5))
-        raise ValueError(
-            f'open_clip has no model {vlm!r}: set vlm to a name of open_clip.list_models()'
-            + (f', for example one of {close}.' if close else '.')
-        )
+        raise ValueError(f"unknown vlm '{vlm}'{suggest(vlm, open_clip.list_models())}")
     vision = config['vision_cfg']
     if vision.get('timm_model_name') or isinstance(vision.get('layers'), list) or vision.get('attentional_pool'):
         raise ValueError(
