@@ -1,6 +1,6 @@
-"""Training Align-IQA: one step, one validation, and what has to be kept. `model_type: AlignIQAModel` in a training file.
+"""Training Align-IQA: one step, one validation, and what is saved. `model_type: AlignIQAModel` in a training file.
 
-The loop around it is `training.py` (`align-iqa train`); pyiqa's own (`python -m pyiqa.train`) drives it too, without resume.
+The loop around it is `trainer.py` (`align-iqa train`); pyiqa's own (`python -m pyiqa.train`) drives it too, without resume.
 `GeneralIQAModel` knows images and one score. This adds the prompts, several scores, and these keys of `train:`, all optional:
     ridge_alpha: before the first step, fit the head to the training images with this penalty, and save that network as
         `net_start.pth`: the number that the training has to beat. A network with nothing to train ends there.
@@ -9,42 +9,40 @@ The loop around it is `training.py` (`align-iqa train`); pyiqa's own (`python -m
     precision: 'fp32' (default), or 'bf16' or 'fp16' in autocast.
     accumulate: number of parts that a batch goes through the network in; less memory, the same gradient.
     clip_grad_norm: largest norm of the gradient.
-    optim: `lr_KEY` and `weight_decay_KEY` (0 where it is not given) hold for the parameters that have KEY in their dotted
-        name, where two do so the one further right; `layer_decay` makes the learning rate of each block of a trained backbone
-        that much smaller than that of the next.
-    warmup_iter: iterations over which the learning rate rises linearly to what the scheduler says.
+    optim: also takes a learning rate for each part and a decay over the layers of a trained backbone (`optimizers.py`).
+    warmup_iter: iterations over which the learning rate rises linearly to the scheduler's.
     schedule_by: 'iteration' counts the scheduler's numbers in iterations, where pyiqa counts epochs.
-    ema_decay: validate and save the exponential moving average of the weights.
+    ema_decay: validate and save the exponential moving average of the weights (`averaged_weights.py`).
 And of `val:`
     select_on: name of the validation set that chooses `net_best.pth`, by default the first, by `key_metric`, by default the
         first metric.
 """
 
 import hashlib
-import inspect
 import math
-import re
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from pyiqa.data import build_dataset
-from pyiqa.losses import build_loss
-from pyiqa.metrics import calculate_metric
 from pyiqa.models.general_iqa_model import GeneralIQAModel
 from pyiqa.utils import get_root_logger
 from pyiqa.utils.dist_util import master_only
-from pyiqa.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from align_iqa_plugin.archs.pretrained import read_weights
 from align_iqa_plugin.data.feature_cache import FrozenCache
-from align_iqa_plugin.models.process_group import all_reduce, all_reduce_gradients, broadcast, gather, rank, shard, world_size
+from align_iqa_plugin.models.averaged_weights import AveragedWeights
+from align_iqa_plugin.models.losses import ScoresLoss
+from align_iqa_plugin.models.optimizers import build_optimizer, warm_up
+from align_iqa_plugin.models.process_group import all_reduce, all_reduce_gradients, broadcast, gather, rank, shard
 from align_iqa_plugin.models.training_state import serialize
+from align_iqa_plugin.models.validation import Selection, validation_metrics
 from align_iqa_plugin.runtime.atomic import atomic_write
+from align_iqa_plugin.runtime.names import suggest
 
 FOLDS = 5
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -54,12 +52,12 @@ class AlignIQAModel(GeneralIQAModel):
     """pyiqa's model for `AlignIQA`: see the keys above."""
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """Not wrapped, as pyiqa would: see `data_parallel.py`."""
+        """The network, not wrapped as by pyiqa: `process_group.py` says why."""
         return net.to(self.device)
 
     def load_network(self, net, load_path, strict=True, param_key='params'):
         """Start from the weights in a file, which is read without running code."""
-        net.load_state_dict(read_weights(load_path, 'path.pretrain_network'), strict=strict)
+        _load_network_state(net, read_weights(load_path, 'path.pretrain_network'), strict=strict)
 
     def init_training_settings(self):
         train_opt = self.opt['train']
@@ -69,14 +67,15 @@ class AlignIQAModel(GeneralIQAModel):
             raise ValueError('this network has no parameter to train: its head is fitted, which train.ridge_alpha does.')
         precision = train_opt.get('precision', 'fp32')
         if precision not in PRECISIONS:
-            raise ValueError(f"train.precision '{precision}' is not possible; possible are: {', '.join(PRECISIONS)}.")
+            raise ValueError(f"train.precision: unknown precision '{precision}'{suggest(precision, PRECISIONS)}")
         self.dtype = PRECISIONS[precision]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == 'fp16')
         self.accumulate = train_opt.get('accumulate', 1)
-        self.losses = {}
-        for name, key in (('l_mos', 'mos_loss_opt'), ('l_metric', 'metric_loss_opt')):
-            if train_opt.get(key):
-                self.losses[name] = self._build_loss(key, train_opt[key])
+        self.losses = {
+            name: ScoresLoss(key, train_opt[key], accumulate=self.accumulate).to(self.device)
+            for name, key in (('l_mos', 'mos_loss_opt'), ('l_metric', 'metric_loss_opt'))
+            if train_opt.get(key)
+        }
         if self.trained and not self.losses:
             raise ValueError('train needs a loss: mos_loss_opt or metric_loss_opt.')
         self.cache = None
@@ -90,64 +89,14 @@ class AlignIQAModel(GeneralIQAModel):
             self.setup_schedulers()
         self.average = None
         if train_opt.get('ema_decay') is not None:
-            self.average = {name: p.detach().clone() for name, p in self.trained.items()}
-        self.shifts: dict[int, Tensor] = {}  # of an image and prompt, by `_number`
-        self._init_selection()
-
-    def _build_loss(self, key: str, options: dict) -> tuple[nn.Module, bool]:
-        """The loss, and whether it is one of each score alone; otherwise, like a correlation, it is one of the whole batch."""
-        single = 'reduction' in inspect.signature(LOSS_REGISTRY.get(options['type'])).parameters
-        if single and options.get('reduction', 'mean') != 'mean':
-            raise ValueError(f'train.{key}: reduction {options["reduction"]!r} is not possible, only the mean is.')
-        if not single and self.accumulate > 1:
-            raise ValueError(f'train.{key}: {options["type"]} is a loss of the whole batch, so train.accumulate has to be 1.')
-        return build_loss(options | {'reduction': 'none'} if single else options).to(self.device), single
+            self.average = AveragedWeights(self.trained, train_opt['ema_decay'])
+        self.target_offsets: dict[int, Tensor] = {}  # of an image and prompt, by `_number`
+        names = [section['name'] for phase, section in self.opt['datasets'].items() if phase.startswith('val')]
+        self.selection = Selection(names, self.opt.get('val') or {})
 
     def setup_optimizers(self):
-        options = dict(self.opt['train']['optim'])
-        kind, layer_decay = options.pop('type'), options.pop('layer_decay', None)
-        if layer_decay is not None and not any(name.startswith('backbone.') for name in self.trained):
-            raise ValueError('train.optim.layer_decay needs freeze_backbone: false, since a frozen backbone is not trained.')
-        settings = {
-            key.removeprefix('lr_'): {
-                'lr': options.pop(key),
-                'weight_decay': options.pop(key.replace('lr_', 'weight_decay_', 1), 0.0),
-            }
-            for key in [key for key in options if key.startswith('lr_')]
-        }
-        lost = [key for key in options if key.startswith('weight_decay_')]
-        if lost:
-            raise ValueError(f'train.optim.{lost[0]} needs {lost[0].replace("weight_decay_", "lr_", 1)} beside it.')
-
-        groups: dict[tuple, list[Tensor]] = {}
-        for name, parameter in self.trained.items():
-            path = name.split('.')
-            key = next((part for part in reversed(path) if part in settings), None)
-            scale = 1.0 if layer_decay is None else layer_decay ** self._layers_above(name)
-            groups.setdefault((key, scale), []).append(parameter)
-        for key in settings.keys() - {key for key, _ in groups}:
-            parts = ', '.join(dict.fromkeys(name.split('.')[0] for name in self.trained))
-            raise ValueError(
-                f'train.optim.lr_{key}: no trained parameter has {key!r} in its name that is not in another group already; '
-                f'possible are the parts that are trained ({parts}) and what their dotted names hold.'
-            )
-        base = options.pop('lr')
-        optimizer_groups = [
-            {'params': parameters, **settings.get(key, {}), 'lr': settings.get(key, {}).get('lr', base) * scale}
-            for (key, scale), parameters in groups.items()
-        ]
-        self.optimizer = self.get_optimizer(kind, optimizer_groups, base, **options)
+        self.optimizer = build_optimizer(self.net, self.trained, self.opt['train']['optim'])
         self.optimizers.append(self.optimizer)
-
-    def _layers_above(self, name: str) -> int:
-        """How many layers of the backbone, its embedding the lowest, follow on that of a parameter; 0 outside of it."""
-        if not name.startswith('backbone.'):
-            return 0
-        depth = len(self.net.backbone.vit.blocks)
-        block = re.match(r'backbone\.vit\.blocks\.(\d+)\.', name)
-        if block:
-            return depth - int(block[1])
-        return 1 if name.startswith('backbone.vit.norm.') else depth + 1
 
     # One step
 
@@ -174,7 +123,7 @@ class AlignIQAModel(GeneralIQAModel):
         return scores.float()
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """One step on the batch; its loss is in `log_dict`.
+        """One step on the batch; its loss is in `log_dict`. The network counts as trained from the first step on.
 
         Raises:
             FloatingPointError: the loss or its gradient is not finite; the weights are as before.
@@ -182,72 +131,46 @@ class AlignIQAModel(GeneralIQAModel):
         train_opt = self.opt['train']
         if current_iter == 1:
             self._start_in_pyiqas_loop()
-        targets = self.targets
-        if self.shifts:
-            keys = [_number(*pair) for pair in _pairs(self.paths, self.prompts)]
-            targets = targets + torch.stack([self.shifts[key] for key in keys]).to(self.device)
-        counts = all_reduce(self.mask.sum(0))
-        size = math.ceil(len(targets) / self.accumulate)
-        losses = torch.zeros(len(self.losses), device=self.device)
         self.optimizer.zero_grad()
-        for start in range(0, len(targets), size):
-            rows = slice(start, start + size)
-            scores = self.net_forward(self.net, rows)
-            parts = torch.stack(
-                [self._loss(*kind, scores, targets[rows], self.mask[rows], counts) for kind in self.losses.values()]
-            )
-            if not parts.isfinite().all():
-                raise FloatingPointError(self._not_finite('loss', current_iter, self.paths[rows]))
-            self.scaler.scale(parts.sum()).backward()
-            losses += parts.detach()
+        losses = self._backward(current_iter)
         parameters = list(self.trained.values())
         all_reduce_gradients(parameters)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, train_opt.get('clip_grad_norm') or math.inf)
-        if not self.scaler.is_enabled() and not norm.isfinite():  # the scaler leaves such a step out
+        if not self.scaler.is_enabled() and not norm.isfinite():  # GradScaler skips such a step
             raise FloatingPointError(self._not_finite('gradient', current_iter, self.paths))
-        with self._warmed_up(current_iter):
+        with warm_up(self.optimizer, current_iter, train_opt.get('warmup_iter') or 0):
             self.scaler.step(self.optimizer)
+        self.net.is_trained = True
         scale = self.scaler.get_scale()
         self.scaler.update()
-        taken = self.scaler.get_scale() >= scale  # a smaller scale is the scaler's word for a step that it left out
+        skipped = self.scaler.get_scale() < scale  # GradScaler lowers its scale when it skips a step
         self.log_dict = dict(zip(self.losses, all_reduce(losses).tolist(), strict=True))
-        if taken and train_opt.get('schedule_by') == 'iteration':
+        if not skipped and train_opt.get('schedule_by') == 'iteration':
             self._step_schedulers()
         if self.average is not None:
-            # a young average forgets its start faster
-            decay = min(train_opt['ema_decay'], current_iter / (current_iter + 10))
-            with torch.no_grad():
-                for name, parameter in self.trained.items():
-                    self.average[name].lerp_(parameter, 1 - decay)
+            self.average.update()
 
-    def _loss(self, criterion, single: bool, scores: Tensor, targets: Tensor, mask: Tensor, counts: Tensor) -> Tensor:
-        """This share of the batch's loss: over parts and processes they add up to it (mean over scores that exist).
-
-        A loss of the whole batch is one of each process' shard, and their mean.
-        """
-        weights = self.opt['train'].get('score_weights') or [1.0] * scores.shape[1]
-        if len(weights) != scores.shape[1]:
-            raise ValueError(f'train.score_weights has {len(weights)} weights for {scores.shape[1]} scores.')
-        if single:
-            errors = criterion(scores, torch.where(mask, targets, scores.detach()))
-            columns = (errors * mask).sum(0) / counts.clamp_min(1)
-        else:
-            pairs = [(scores[m, i : i + 1], targets[m, i : i + 1]) for i, m in enumerate(mask.T)]
-            columns = (
-                torch.stack([criterion(*pair) if len(pair[0]) > 1 else pair[0].sum() * 0 for pair in pairs]) / world_size()
+    def _backward(self, iteration: int) -> Tensor:
+        """Add the gradients of the batch, part by part; its losses, (number of losses,), as far as this process has them."""
+        targets = self.targets
+        if self.target_offsets:
+            keys = [_number(*pair) for pair in _pairs(self.paths, self.prompts)]
+            targets = targets + torch.stack([self.target_offsets[key] for key in keys]).to(self.device)
+        counts, weights = all_reduce(self.mask.sum(0)), self.opt['train'].get('score_weights')
+        size = math.ceil(len(targets) / self.accumulate)
+        losses = torch.zeros(len(self.losses), device=self.device)
+        for start in range(0, len(targets), size):
+            rows = slice(start, start + size)
+            scores = self.net_forward(self.net, rows)
+            parts = torch.stack(
+                [loss(scores, targets[rows], self.mask[rows], counts, weights) for loss in self.losses.values()]
             )
-        weights = columns.new_tensor(weights)
-        return (columns * weights).sum() / weights.sum()
-
-    @contextmanager
-    def _warmed_up(self, iteration: int):
-        """Inside, the learning rates of the optimiser are smaller in the first `warmup_iter` iterations."""
-        factor = min(1.0, iteration / max(1, self.opt['train'].get('warmup_iter') or 0))
-        rates = self.get_current_learning_rate()
-        self._set_lr([[rate * factor for rate in rates]])
-        yield
-        self._set_lr([rates])
+            if not parts.isfinite().all():
+                raise FloatingPointError(self._not_finite('loss', iteration, self.paths[rows]))
+            self.scaler.scale(parts.sum()).backward()
+            losses += parts.detach()
+        return losses
 
     def _step_schedulers(self) -> None:
         for scheduler in self.schedulers:
@@ -262,37 +185,27 @@ class AlignIQAModel(GeneralIQAModel):
         names = ', '.join(Path(path).name for path in paths)
         return f'the {what} is not a finite number at iteration {iteration}; the images of that batch: {names}.'
 
-    # Validation
-
-    def _init_selection(self) -> None:
-        val_opt = self.opt.get('val') or {}
-        names = [section['name'] for phase, section in self.opt['datasets'].items() if phase.startswith('val')]
-        self.best_metric_results: dict[str, dict[str, dict]] = {}
-        self.best_iteration, self.stale = -1, 0
-        self.last_results: dict[str, tuple[int, dict[str, float]]] = {}
-        if not names or not val_opt.get('metrics'):
-            return
-        self.select_on = val_opt.get('select_on', names[0])
-        self.key_metric = val_opt.get('key_metric') or next(iter(val_opt['metrics']))
-        if self.select_on not in names:
-            raise ValueError(
-                f"val.select_on '{self.select_on}' is no name of a validation set; possible are: {', '.join(names)}."
-            )
-        if self.key_metric not in val_opt['metrics']:
-            raise ValueError(f"val.key_metric '{self.key_metric}' is not one of val.metrics: {', '.join(val_opt['metrics'])}.")
+    # What pyiqa's loop calls
 
     def _start_in_pyiqas_loop(self) -> None:
-        if self.opt['train'].get('ridge_alpha') is not None and not self.shifts:
+        if self.opt['train'].get('ridge_alpha') is not None and not self.target_offsets:
             self.start_as_ridge_regression()
 
     def save(self, epoch, current_iter, save_net_label='net'):
-        """What pyiqa's loop calls, at its end too; where nothing is to be trained, it has taken no step before."""
+        """Save at pyiqa's intervals and at the end of its loop; a network with nothing to train has taken no step before."""
         self._start_in_pyiqas_loop()
         super().save(epoch, current_iter, save_net_label)
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
-        """What pyiqa's loop calls, in one process, for a whole validation set."""
+        """Validate on a whole validation set in one process."""
         self.record(dataloader.dataset, current_iter, self.score(dataloader, current_iter), tb_logger)
+
+    @property
+    def best_metric_results(self) -> dict[str, dict[str, dict]]:
+        """What the best network reaches on every validation set, {set: {metric: {val, iter, better}}}."""
+        return self.selection.best
+
+    # Validation
 
     def score(self, loader: DataLoader, iteration: int) -> Tensor:
         """Scores, targets and whether they exist, side by side, (n, 3 k), of the images of a loader, with averaged weights.
@@ -303,7 +216,7 @@ class AlignIQAModel(GeneralIQAModel):
         self.net.eval()
         tables = [torch.zeros(0, 3 * self.net.config['targets'], device=self.device)]
         try:
-            with self._averaged(), torch.no_grad():
+            with self.average.applied() if self.average else nullcontext(), torch.no_grad():
                 for batch in tqdm(loader, desc='validation', unit='batch', leave=False, disable=None if rank() == 0 else True):
                     self.feed_data(batch)
                     scores = self.net_forward(self.net)
@@ -316,97 +229,53 @@ class AlignIQAModel(GeneralIQAModel):
         return torch.cat(tables)
 
     def record(self, dataset: Dataset, iteration: int, table: Tensor, tb_logger) -> None:
-        """Log the metrics of a validation; keep the network if it is the best one.
-
-        That is the first one with the best `key_metric` on `select_on`; a metric that is no number is never best. Then
-        `best_metric_results` has what this network reaches on every set, as {dataset: {metric: {val, iter, better}}}.
-        """
-        name, options = dataset.opt['name'], self.opt['val']['metrics']
-        scores, targets, mask = table.double().cpu().chunk(3, 1)
-        further = dataset.opt.get('further_score_columns') or []
-        columns = ['', *(f'{column} ' for column in further)][: scores.shape[1]]
-        results: dict[str, float] = {}
-        for column, title in enumerate(columns):
-            rows = mask[:, column].bool()
-            pair = [scores[rows, column].numpy(), targets[rows, column].numpy()]
-            for metric, content in options.items():
-                content = {key: value for key, value in content.items() if key != 'better'}
-                results[f'{title}{metric}'] = float(calculate_metric(pair, content)) if rows.sum() > 1 else math.nan
+        """Log the metrics of a validation; save the network as `net_best.pth` if `selection` calls it the best."""
+        name, metrics = dataset.opt['name'], self.opt['val']['metrics']
+        results = validation_metrics(table, dataset.opt.get('further_score_columns') or [], metrics)
         if tb_logger:
             for metric, value in results.items():
                 tb_logger.add_scalar(f'val_metrics/{name}/{metric}', value, iteration)
-        self.last_results[name] = iteration, {metric: results[metric] for metric in options}
-        is_best = name == self.select_on and self._is_best(results[self.key_metric])
+        is_best = self.selection.add(name, iteration, {metric: results[metric] for metric in metrics})
         if is_best:
-            self.best_metric_results, self.best_iteration, self.stale = {}, iteration, 0
             self.save_network(self.net, 'net_best')
-        elif name == self.select_on:
-            self.stale += 1
-        for other, (when, values) in self.last_results.items():
-            if when == self.best_iteration:
-                self.best_metric_results[other] = {
-                    metric: {'val': value, 'iter': when, 'better': options[metric].get('better', 'higher')}
-                    for metric, value in values.items()
-                }
         numbers = ', '.join(f'{metric} {value:.4f}' for metric, value in results.items())
         get_root_logger().info(f'iteration {iteration}, {name}: {numbers}{" (best so far)" if is_best else ""}')
 
-    def _is_best(self, value: float) -> bool:
-        best = self.best_metric_results.get(self.select_on)
-        if math.isnan(value) or best is None:
-            return not math.isnan(value)
-        best = best[self.key_metric]
-        return value < best['val'] if best['better'] == 'lower' else value > best['val']
-
-    @contextmanager
-    def _averaged(self):
-        """Inside, the network has its averaged weights, where there are any."""
-        if self.average is None:
-            yield
-            return
-        current = {name: p.detach().clone() for name, p in self.trained.items()}
-        try:
-            _fill(self.trained, self.average)
-            yield
-        finally:
-            _fill(self.trained, current)
-
-    # What is kept
+    # What is saved
 
     @master_only
     def save_network(self, net, net_label, current_iter=None, param_key='params'):
-        """Write `models/LABEL.pth`, with the averaged weights where there are any; whole or not at all."""
-        state = net.state_dict() | (self.average or {})
+        """Write `models/LABEL.pth`, with the averaged weights where there are any."""
+        state = _network_state(net) | (self.average.tensors() if self.average else {})
         suffix = {None: '', -1: '_latest'}.get(current_iter, f'_{current_iter}')
         path = Path(self.opt['path']['models']) / f'{net_label}{suffix}.pth'
         atomic_write(path, serialize({param_key: {key: tensor.detach().cpu() for key, tensor in state.items()}}))
 
     def training_state(self) -> dict:
         """All that the next step depends on beside the data and the seeds."""
+        offsets = self.target_offsets
         return {
-            'net': self.net.state_dict(),
+            'net': _network_state(self.net),
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
             'scaler': self.scaler.state_dict(),
-            'average': self.average,
-            'shifts': [list(self.shifts), torch.stack(list(self.shifts.values())) if self.shifts else torch.empty(0)],
-            'best': self.best_metric_results,
-            'best_iteration': self.best_iteration,
-            'stale': self.stale,
+            'average': self.average.state_dict() if self.average else None,
+            'target_offsets': [list(offsets), torch.stack(list(offsets.values())) if offsets else torch.empty(0)],
+            'selection': self.selection.state_dict(),
         }
 
     def load_training_state(self, state: dict) -> None:
-        """Become what `training_state` was called on."""
-        self.net.load_state_dict(state['net'])
+        """Go on from what `training_state` gave."""
+        _load_network_state(self.net, state['net'])
         for optimizer, saved_state in zip(self.optimizers, state['optimizers'], strict=True):
             optimizer.load_state_dict(saved_state)
         for scheduler, saved_state in zip(self.schedulers, state['schedulers'], strict=True):
             scheduler.load_state_dict(saved_state)
         self.scaler.load_state_dict(state['scaler'])
         if self.average is not None:
-            _fill(self.average, state['average'])
-        self.shifts = dict(zip(*state['shifts'], strict=True))
-        self.best_metric_results, self.best_iteration, self.stale = state['best'], state['best_iteration'], state['stale']
+            self.average.load_state_dict(state['average'])
+        self.target_offsets = dict(zip(*state['target_offsets'], strict=True))
+        self.selection.load_state_dict(state['selection'])
 
     # The start
 
@@ -452,7 +321,7 @@ class AlignIQAModel(GeneralIQAModel):
         )
         gain = net.head(vectors) - left_out
         broadcast([*net.buffers(), gain])
-        self.shifts = dict(zip(keys[:, 1].tolist(), gain.cpu(), strict=True))
+        self.target_offsets = dict(zip(keys[:, 1].tolist(), gain.cpu(), strict=True))
         net.is_trained = True
         self.save_network(net, 'net_start')
         net.train()
@@ -472,7 +341,11 @@ def _number(*texts: str) -> int:
     return int(hashlib.sha256('\n'.join(texts).encode()).hexdigest()[:15], 16)
 
 
-@torch.no_grad()
-def _fill(tensors: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-    for name, tensor in tensors.items():
-        tensor.copy_(values[name])
+def _network_state(net: nn.Module) -> dict[str, Tensor]:
+    """The network's tensors in a checkpoint or a training state."""
+    return net.state_dict()
+
+
+def _load_network_state(net: nn.Module, state: dict[str, Tensor], *, strict: bool = True) -> None:
+    """Give the network the tensors of a checkpoint or a training state."""
+    net.load_state_dict(state, strict=strict)

@@ -1,8 +1,8 @@
-"""One training in several processes, started by `torchrun`: each takes its share of a batch; the gradients are all_reduce.
+"""One training in several processes, started by `torchrun`: each takes its shard of a batch, and the gradients are summed.
 
-Every function also works, and does nothing, in a single process. The network is not wrapped: the part that is trained is
-small, so there is no gain in sending gradients while others are still computed, and validation, checkpoints and frozen
-parameters need no special case.
+In a single process every function works too, and exchanges nothing. The network is not wrapped in DistributedDataParallel:
+what is trained is small, so overlapping communication with computation gains nothing, and without a wrapper validation,
+checkpoints and frozen parameters need no special case. Why not `accelerate`: docs/design.md.
 """
 
 import functools
@@ -17,18 +17,18 @@ import torch.distributed as dist
 from pyiqa.utils.dist_util import get_dist_info
 from torch import Tensor
 
-# What the processes do between two exchanges takes seconds; one that takes longer than this has died without a word
-PATIENCE = timedelta(minutes=10)
+# Processes exchange something every few seconds; one that is silent for longer than this is lost
+TIMEOUT = timedelta(minutes=10)
 _trainings = itertools.count()
 
 
 class ProcessLost(RuntimeError):
-    """Another process of the training stopped; the message says why, where that is known."""
+    """Another process of the training stopped; the message says why if that is known."""
 
 
 @contextmanager
 def process_group(*, gpu: bool) -> Iterator[None]:
-    """Inside, the processes that torchrun started belong together (NCCL on GPUs, gloo on CPUs).
+    """Inside, the processes that torchrun started form one group (NCCL on GPUs, gloo on CPUs).
 
     Raises:
         ProcessLost: another process raised an exception, or died.
@@ -40,15 +40,15 @@ def process_group(*, gpu: bool) -> Iterator[None]:
     number = int(os.environ['RANK'])
     if gpu:
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-    # what earlier trainings of these processes left in the store must not be found
+    # a prefix of its own, so that no entry of an earlier training in these processes is found
     store = dist.PrefixStore(f'training {next(_trainings)}', _store(number, count))
-    dist.init_process_group('nccl' if gpu else 'gloo', store=store, rank=number, world_size=count, timeout=PATIENCE)
+    dist.init_process_group('nccl' if gpu else 'gloo', store=store, rank=number, world_size=count, timeout=TIMEOUT)
     try:
         yield
     except ProcessLost as lost:
-        raise ProcessLost(_told(store) or str(lost)) from lost
+        raise ProcessLost(_reported_failure(store) or str(lost)) from lost
     except Exception as error:
-        _tell(store, f'process {number} of {count} stopped: {error}')
+        _report_failure(store, f'process {number} of {count} stopped: {error}')
         raise
     finally:
         dist.destroy_process_group()
@@ -56,16 +56,16 @@ def process_group(*, gpu: bool) -> Iterator[None]:
 
 @functools.cache
 def _store(number: int, count: int) -> dist.Store:
-    """Where the processes find each other. One for all trainings: a second one could meet the end of the first."""
-    return next(dist.rendezvous('env://', number, count, timeout=PATIENCE))[0]
+    """Where the processes find each other; one for all trainings, since a second store could meet the end of the first."""
+    return next(dist.rendezvous('env://', number, count, timeout=TIMEOUT))[0]
 
 
-def _tell(store: dist.Store, failure: str) -> None:
-    with suppress(RuntimeError):  # the process that keeps the store may be the one that is gone
+def _report_failure(store: dist.Store, failure: str) -> None:
+    with suppress(RuntimeError):  # the store may have gone with the process that holds it
         store.set('failure', failure)
 
 
-def _told(store: dist.Store) -> str:
+def _reported_failure(store: dist.Store) -> str:
     with suppress(RuntimeError):
         if store.check(['failure']):
             return store.get('failure').decode()
@@ -73,26 +73,26 @@ def _told(store: dist.Store) -> str:
 
 
 def rank() -> int:
-    """Number of this process, from 0; process 0 writes the files."""
+    """The number of this process, from 0; process 0 writes the files."""
     return get_dist_info()[0]
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """The number of processes."""
     return get_dist_info()[1]
 
 
 def all_reduce(tensor: Tensor) -> Tensor:
     """The sum over the processes; `tensor` itself is changed."""
     if world_size() > 1:
-        _exchange(dist.all_reduce, tensor)
+        _collective(dist.all_reduce, tensor)
     return tensor
 
 
-def _exchange(how: Callable, *arguments) -> None:
+def _collective(operation: Callable, *arguments) -> None:
     try:
-        how(*arguments)
-    except RuntimeError as error:  # gloo and NCCL have no class of their own for it
+        operation(*arguments)
+    except RuntimeError as error:  # gloo and NCCL raise no narrower class
         raise ProcessLost(f'another process is gone ({" ".join(str(error).split())[:200]}).') from error
 
 
@@ -102,17 +102,17 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 
 def barrier(device: torch.device) -> None:
-    """Return when every process has got here."""
+    """Wait until every process is here."""
     any_process(False, device)
 
 
 def shard(count: int) -> range:
-    """Which of `count` rows this process takes: every `world_size`-th."""
+    """The indices that this process takes of `count` rows: every `world_size`-th."""
     return range(rank(), count, world_size())
 
 
 def gather(rows: Tensor, count: int) -> Tensor:
-    """The rows of all processes in their order, (count, c), from those of this process' `share`, (m, c)."""
+    """All rows in their order, (count, c), in every process; `rows` are those of this process' `shard(count)`, (m, c)."""
     if world_size() == 1:
         return rows
     table = rows.new_zeros(count, *rows.shape[1:])
@@ -125,11 +125,11 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
     """Give every process the values of process 0."""
     if world_size() > 1:
         for tensor in tensors:
-            _exchange(dist.broadcast, tensor, 0)
+            _collective(dist.broadcast, tensor, 0)
 
 
 def all_reduce_gradients(parameters: list[Tensor]) -> None:
-    """Sum every gradient over the processes; a parameter that no process has a gradient of stays without one."""
+    """Sum each gradient over the processes; a parameter without a gradient in any of them stays without one."""
     if world_size() == 1:
         return
     has = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=parameters[0].device)

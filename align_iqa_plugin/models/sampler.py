@@ -1,4 +1,4 @@
-"""Which images a step sees, in which order, with which randomness: all of it follows from the seed and the iteration."""
+"""Which images an iteration sees, in which order and augmented how: all of it follows from the seed and the iteration."""
 
 import math
 import signal
@@ -6,24 +6,26 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from align_iqa_plugin.models.process_group import rank, world_size
 from align_iqa_plugin.runtime.seeds import seed_everything
 
 
-class ResumableBatchSampler:
-    """For each iteration from `first` to before `last`, what this process takes of its batch: a list of (epoch, index).
+class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
+    """A list of (epoch, index) for each iteration from `first` to before `last`: this process' shard of the batch.
+
+    An epoch is every image once; its last batch is filled up with the epoch's first images.
 
     Args:
-        images: how many there are.
+        images: their number.
         batch_size: of all processes together.
         seed: decides the order of every epoch.
         shuffle: False keeps the order of the images.
-        enlarge: how many times an epoch goes through the images, as pyiqa's dataset_enlarge_ratio.
+        enlarge: how often an epoch holds each image, pyiqa's dataset_enlarge_ratio.
 
     Attributes:
-        per_epoch: iterations in an epoch.
+        per_epoch: number of iterations in an epoch.
     """
 
     def __init__(self, images: int, *, batch_size: int, seed: int, shuffle: bool = True, enlarge: float = 1):
@@ -45,13 +47,13 @@ class ResumableBatchSampler:
             yield [(epoch, int(index)) for index in batch[rank() :: world_size()]]
 
     def order(self, epoch: int) -> np.ndarray:
-        """The images of an epoch, in their order."""
+        """The indices of an epoch's images in their order."""
         order = np.random.default_rng([self.seed, epoch]).permutation(self.size) if self.shuffle else np.arange(self.size)
         return order % self.images
 
 
 class Samples(Dataset):
-    """The training images by (epoch, index); the augmentation depends on these alone, whichever worker reads the image."""
+    """The training images by (epoch, index); their augmentation depends on these two and the seed, not on the worker."""
 
     def __init__(self, dataset: Dataset, seed: int):
         self.dataset, self.seed = dataset, seed
@@ -62,6 +64,11 @@ class Samples(Dataset):
 
 
 def build_loader(dataset: Dataset, section: dict, **order) -> DataLoader:
+    """A loader with the options of a data set's section.
+
+    Args:
+        order: `sampler` or `batch_sampler`.
+    """
     if 'sampler' in order:
         order['batch_size'] = section.get('batch_size_per_gpu', 1)
     return DataLoader(
@@ -69,7 +76,7 @@ def build_loader(dataset: Dataset, section: dict, **order) -> DataLoader:
         num_workers=section.get('num_worker_per_gpu') or 0,
         pin_memory=section.get('pin_memory', False),
         collate_fn=_collate,
-        worker_init_fn=_leave_interrupts,
+        worker_init_fn=_ignore_interrupts,
         generator=torch.Generator(),
         **order,
     )
@@ -81,11 +88,11 @@ def _collate(samples: list[dict]) -> dict:
         if sample['img'].shape != first['img'].shape:
             sizes = [f'{s["img_path"]} has {s["img"].shape[2]} x {s["img"].shape[1]} pixels' for s in (first, sample)]
             raise ValueError(
-                f'{sizes[0]}, {sizes[1]}: the images of a batch have to be of one size; set batch_size_per_gpu: 1 for them.'
+                f'{sizes[0]}, {sizes[1]}: the images of a batch need one size; set batch_size_per_gpu: 1 for them.'
             )
     return default_collate(samples)
 
 
-def _leave_interrupts(worker: int) -> None:
-    """Ctrl-C reaches the workers of the terminal's process too; it is for the training alone to stop them."""
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C in a terminal reaches the workers too, but the training is to stop them, after its iteration."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

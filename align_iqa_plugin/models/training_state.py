@@ -1,7 +1,7 @@
-"""What a stopped training needs to go on, on disk: written whole or not at all, checked by its hash, the last two kept.
+"""Training states on disk, from which a stopped training goes on: written atomically, checked by a hash, the last two kept.
 
-A file `experiments/NAME/training_states/ITERATION.state` is a line with the SHA-256 of the rest, then what `torch.save` made of
-tensors, numbers and texts; it is read without running code.
+A file `experiments/NAME/training_states/ITERATION.state` is one line with the SHA-256 of the rest, and then tensors, numbers
+and texts as `torch.save` writes them; it is read without running code.
 """
 
 import hashlib
@@ -15,15 +15,16 @@ from pyiqa.utils import get_root_logger
 from align_iqa_plugin.runtime.atomic import atomic_write
 
 KEPT = 2
-TITLE = b'align_iqa_plugin run state, sha256 '
+TITLE = b'align_iqa_plugin training state, sha256 '
+OLD_TITLE = b'align_iqa_plugin run state, sha256 '  # up to version 0.3.0
 
 
-class DamagedState(ValueError):
-    """A run state that is not as it was written."""
+class UnusableState(ValueError):
+    """A training state that is damaged, or of another version."""
 
 
 def serialize(content: dict) -> memoryview:
-    """What `torch.save` makes of tensors, numbers and texts."""
+    """Tensors, numbers and texts as the bytes that `torch.save` writes."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getbuffer()
@@ -47,21 +48,23 @@ def read_training_state(path: Path) -> dict:
     """The state in a file, its tensors on the CPU.
 
     Raises:
-        DamagedState: the file is not whole, or not a run state.
+        UnusableState: the file is damaged, no training state, or one of version 0.3.0 or earlier.
     """
     try:
         data = memoryview(path.read_bytes())
     except OSError as error:
-        raise DamagedState(f'{path} cannot be read ({error.strerror}).') from error
+        raise UnusableState(f'{path} cannot be read ({error.strerror}).') from error
     start = len(TITLE) + 65  # 64 digits and the end of the line
+    if data[: len(OLD_TITLE)] == OLD_TITLE:
+        raise UnusableState(f'{path} was written by version 0.3.0 or earlier: finish the training with that version.')
     if data[: len(TITLE)] != TITLE:
-        raise DamagedState(f'{path} is no run state of align-iqa.')
+        raise UnusableState(f'{path} is no training state of align-iqa.')
     if data[len(TITLE) : start] != _hash_line(data[start:]):
-        raise DamagedState(f'{path} is damaged: its content does not have the SHA-256 that it was written with.')
+        raise UnusableState(f'{path} is damaged: its content does not have the SHA-256 that it was written with.')
     try:
         return torch.load(io.BytesIO(data[start:]), map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:  # whole, hence of another version
-        raise DamagedState(f'{path} cannot be read by this version ({" ".join(str(error).split())[:200]}).') from error
+    except (pickle.UnpicklingError, RuntimeError) as error:  # undamaged, hence of another version
+        raise UnusableState(f'{path} cannot be read by this version ({" ".join(str(error).split())[:200]}).') from error
 
 
 def _hash_line(data: memoryview) -> bytes:
@@ -69,27 +72,29 @@ def _hash_line(data: memoryview) -> bytes:
 
 
 def latest_training_state(folder: Path) -> dict | None:
-    """The newest state in a folder that is whole; None where there is none at all. A damaged one is named in the log.
+    """The newest usable state in a folder, or None if there is no state at all. An unusable one is named in the log.
 
     Raises:
-        DamagedState: there are states, and all of them are damaged.
+        UnusableState: there are states, but none is usable.
     """
     problems = []
     for path in list_training_states(folder):
         try:
             state = read_training_state(path)
-        except DamagedState as problem:
-            get_root_logger().warning(f'{problem} The one before it is used.')
+        except UnusableState as problem:
+            get_root_logger().warning(f'{problem} The one before it is tried.')
             problems.append(str(problem))
         else:
             get_root_logger().info(f'The training goes on from {path}.')
             return state
     if problems:
-        raise DamagedState(f'no run state in {folder} can be used: {" ".join(problems)} Start again without --resume.')
+        raise UnusableState(
+            f'no training state in {folder} can be used: {" ".join(problems)} To start from the beginning, leave out --resume.'
+        )
     return None
 
 
 def list_training_states(folder: Path) -> list[Path]:
-    """The files of run states in a folder, newest first."""
+    """The files of training states in a folder, newest first."""
     states = [path for path in folder.glob('*.state') if path.stem.isdigit()]
     return sorted(states, key=lambda path: int(path.stem), reverse=True)
