@@ -123,11 +123,11 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
         'score_column': options.get('score_column'),
         'score_range': options.get('mos_range'),
     }
-    labels = read_labels(table, **settings, prompt_column=None, addresses=True)  # for its header
+    labels = read_labels(table, **settings, prompt_column=None, uris=True)  # for its header
     settings['prompt_column'] = options.get('prompt_column', 'prompt' if 'prompt' in labels.header else None)
     alignment = next((name for name in ALIGNMENT_COLUMNS if name in labels.header and name != labels.score_column), None)
     further = [name for name in (_deviation_column(labels), alignment) if name]
-    labels = read_labels(table, **settings, further_score_columns=further, addresses=True)
+    labels = read_labels(table, **settings, further_score_columns=further, uris=True)
     missing = list(labels.missing)
     if not labels.rows:
         labels.raise_problems()

@@ -1,30 +1,30 @@
 """Images with prompts and scores, as a dataset that pyiqa's trainer builds from a YAML section.
 
-What pyiqa's `GeneralNRDataset` does, and beyond it: prompts, further scores, a data set's folder as released, splits
-made on the fly, and every problem of the data told before the first step of a training.
+It does what pyiqa's `GeneralNRDataset` does, and adds prompts, further scores, folders as released, splits that are computed,
+and a check that finds every problem of the data before the first step of a training.
 """
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from pyiqa.data.base_iqa_dataset import BaseIQADataset
 from pyiqa.data.transforms import transform_mapping
-from torch.utils.data import Dataset
 
 from align_iqa_plugin.archs.align_iqa_arch import MINIMUM_SIDE
-from align_iqa_plugin.data.image_cache import ImageCache, each_in_workers, read_resized
-from align_iqa_plugin.data.images import ImageError
+from align_iqa_plugin.data.image_check import decode_images
+from align_iqa_plugin.data.images import read_resized
 from align_iqa_plugin.data.labels import LabelError, Labels, Row, read_labels
 from align_iqa_plugin.data.splits import phases_of, split_name
+from align_iqa_plugin.data.tables import list_problems
 from align_iqa_plugin.runtime.prompted_tensor import PromptedTensor
 
 OPTIONS = frozenset(
     # the data
     'dataroot_target meta_info_file image_column score_column prompt_column further_score_columns '
     'split_index split_ratio phase override_phase mos_range lower_better mos_normalize augment img_range '
-    'input_size image_cache check_images prompts_with_images '
+    'input_size check_images prompts_with_images '
     # read by pyiqa's trainer and its loader, or put in by them
     'name type scale use_shuffle batch_size_per_gpu num_worker_per_gpu dataset_enlarge_ratio '
     'prefetch_mode num_prefetch_queue pin_memory persistent_workers'.split()
@@ -59,9 +59,6 @@ class AIGCIQADataset(BaseIQADataset):
             is kept), rounded to 8 bits; or ``[height, width]``: to that size, whatever the aspect ratio. By default images
             keep their size, and the network resizes them. The rounding moves the packaged model's scores by .013 of 5 on
             average, so that training and evaluation are best given the same.
-        image_cache: a folder that keeps the images decoded, and resized to `input_size`, so that they are read and checked
-            once (`ImageCache`). The samples are the same as without it. It is meant to go with `input_size`: at full size
-            it saves little on JPEGs, and takes 3 bytes a pixel.
         augment, img_range: as in pyiqa; `augment` comes after `input_size`, and may then not crop or resize.
         check_images: false leaves out the decoding at the start.
         prompts_with_images: true makes `img` carry the prompt (`PromptedTensor`), for callers that hand on nothing else, such
@@ -76,11 +73,20 @@ class AIGCIQADataset(BaseIQADataset):
         prompt: str, '' where there is none; a batch of b samples holds a list of b.
         img_path: str.
 
-    The images of the phase are decoded once at the start, in as many workers as training has (`num_worker_per_gpu`): a
-    truncated JPEG shows only then. This takes about 5 ms for each image of 512 x 512; with `image_cache` only the first time.
+    `check_images` decodes the images of the phase once at the start, because a truncated JPEG is found in no other way. This
+    takes about 5 ms for each image of 512 x 512.
 
-    A batch of several images needs them in one size. Squares of any size have one with ``input_size: 224``, images of any shape
-    with ``input_size: [224, 224]``.
+    The images of a batch must have one size: ``input_size: 224`` gives it to squares of any size, ``input_size: [224, 224]`` to
+    images of any shape.
+
+    >>> from importlib.resources import files
+    >>> samples = files('align_iqa_plugin') / 'samples' / 'samples.csv'
+    >>> dataset = AIGCIQADataset({'meta_info_file': str(samples), 'score_column': 'mos_quality', 'input_size': 224})
+    >>> len(dataset)
+    12
+    >>> sample = dataset[4]
+    >>> sample['prompt'], sample['mos_label'], sample['img'].shape
+    ('the prince of the sun', tensor([2.3152]), torch.Size([3, 224, 224]))
 
     Raises:
         LabelError: the table cannot be used; the message lists all problems with their rows.
@@ -112,20 +118,21 @@ class AIGCIQADataset(BaseIQADataset):
         if opt.get('mos_normalize') and opt.get('mos_range'):
             labels.problems.extend(_scores_outside(labels.rows, columns, opt['mos_range']))
         rows, split = self._rows_of_phase(labels, opt)
-        self.cache = ImageCache(opt['image_cache'], opt.get('input_size')) if opt.get('image_cache') else None
-        problems, sizes = self._check_images([row.path for row in rows], opt)
-        labels.problems.extend((row.number, problems[row.path]) for row in rows if row.path in problems)
+        self.paths_mos = [[row.path, row.score, row.prompt, row.further_scores] for row in rows]
+        self._source, self._row_numbers = labels.source, [row.number for row in rows]
+        sizes = set()
+        if opt.get('check_images', True):
+            problems, sizes = self._decode(range(len(rows)))
+            labels.problems.extend(problems)
         labels.raise_problems()
         if not rows:
-            raise LabelError(f'{labels.source}: {split} has no row for the phase {self.phase!r}.')
-        if (opt.get('batch_size_per_gpu') or 1) > 1 and KEEP_SIZE.issuperset(_transforms(opt)):
-            _check_one_size(sizes, f'{labels.source}, {self.phase}')
+            raise LabelError(f"'{labels.source}': {split} has no row for the phase {self.phase!r}.")
+        self._check_one_size(sizes)
 
-        self.paths_mos = [[row.path, row.score, row.prompt, row.further_scores] for row in rows]
         missing = {name: sum(math.isnan(row.further_scores[i]) for row in rows) for i, name in enumerate(columns)}
         for name, count in missing.items():
             if count == len(rows):
-                raise LabelError(f'{labels.source}: no row of {split}, {self.phase} has a score in {name!r}.')
+                raise LabelError(f"'{labels.source}': no row of {split}, {self.phase} has a score in {name!r}.")
         prompts = {row.prompt for row in rows if row.prompt.strip()}
         bare = sum(not row.prompt.strip() for row in rows)
         self.logger.info(
@@ -139,7 +146,7 @@ class AIGCIQADataset(BaseIQADataset):
         """Map all scores to [0, 1], higher is better, where `mos_normalize` says so."""
         unknown = [key for key in ('mos_range', 'lower_better') if opt.get(key) is None]
         if opt.get('mos_normalize') and unknown:
-            raise ValueError(f'mos_normalize needs {" and ".join(unknown)} as well: it is not known for these labels.')
+            raise ValueError(f'mos_normalize needs {" and ".join(unknown)} too: these labels are of no release that is known.')
         super().mos_normalize(opt)  # the main score
         if opt.get('mos_normalize'):
             # (score - worst) / (best - worst) is pyiqa's formula, in either direction
@@ -148,11 +155,11 @@ class AIGCIQADataset(BaseIQADataset):
                 item[3] = tuple((score - worst) / (best - worst) for score in item[3])
 
     def get_split(self, opt):
-        """Nothing is left to do: `init_path_mos` has chosen the rows, because it opens the images of the phase only."""
+        """Do nothing: `init_path_mos` has chosen the rows already, so that only images of the phase are opened."""
 
     def __getitem__(self, index: int) -> dict:
         path, score, prompt, further_scores = self.paths_mos[index]
-        image = self.cache.read(path) if self.cache else read_resized(path, self.opt.get('input_size'))
+        image = read_resized(path, self.opt.get('input_size'))
         targets = torch.tensor([score, *further_scores], dtype=torch.float32)
         image = self.trans(image) * self.img_range
         return {
@@ -164,22 +171,45 @@ class AIGCIQADataset(BaseIQADataset):
             'img_path': path,
         }
 
-    def _check_images(self, paths: list[str], opt: Mapping) -> tuple[dict[str, str], set[tuple[int, int]]]:
-        """What is wrong with the images, by path, and which heights and widths the others come in."""
-        workers = opt.get('num_worker_per_gpu') or 0
-        if self.cache:
-            problems = self.cache.fill(paths, workers=workers)
-            return problems, {(height, width) for _, height, width in self.cache.places.values()}
-        problems, sizes = {}, set()
-        if not opt.get('check_images', True):
-            return problems, sizes
-        results = each_in_workers(_Check(paths, opt.get('input_size')), workers=workers, description='Checking images')
-        for path, (size, problem) in zip(paths, results, strict=True):
-            if problem:
-                problems[path] = problem
-            else:
-                sizes.add(tuple(size))
-        return problems, sizes
+    @property
+    def paths(self) -> list[str]:
+        """The images of the phase, sample by sample."""
+        return [path for path, *_ in self.paths_mos]
+
+    def check_images(self, indices: Iterable[int] | None = None) -> None:
+        """Decode images in `num_worker_per_gpu` processes, to find all problems before a training meets the first.
+
+        Args:
+            indices: of the samples, by default all.
+
+        Raises:
+            LabelError: images cannot be read, or have several sizes and cannot share a batch; the message lists all problems.
+        """
+        problems, sizes = self._decode(range(len(self)) if indices is None else indices)
+        if problems:
+            raise LabelError(list_problems(self._source, problems))
+        self._check_one_size(sizes)
+
+    def _decode(self, indices: Iterable[int]) -> tuple[list[tuple[int, str]], set[tuple[int, int]]]:
+        """(row number, sentence) of each image that cannot be read, and the sizes (height, width) of the others."""
+        path_of = {self._row_numbers[index]: self.paths_mos[index][0] for index in indices}
+        paths = list(dict.fromkeys(path_of.values()))
+        workers = self.opt.get('num_worker_per_gpu') or 0
+        problems, sizes = decode_images(paths, self.opt.get('input_size'), workers=workers)
+        return [(row, problems[path]) for row, path in path_of.items() if path in problems], sizes
+
+    def _check_one_size(self, sizes: set[tuple[int, int]]) -> None:
+        """Raise LabelError where images of these sizes (height, width) cannot be put into a batch."""
+        batch_size = self.opt.get('batch_size_per_gpu') or 1
+        if batch_size == 1 or len(sizes) < 2 or not KEEP_SIZE.issuperset(_transforms(self.opt)):
+            return
+        named = ', '.join(f'{height} x {width}' for height, width in sorted(sizes)[:4]) + (' ...' if len(sizes) > 4 else '')
+        square = all(height == width for height, width in sizes)
+        raise LabelError(
+            f"'{self._source}', {self.phase}: images of {len(sizes)} sizes ({named}, height x width) cannot share a batch: set "
+            + ('input_size: 224' if square else 'input_size: [224, 224], which gives up their aspect ratios,')
+            + ' or batch_size_per_gpu: 1.'
+        )
 
     def _rows_of_phase(self, labels: Labels, opt: Mapping) -> tuple[list[Row], str]:
         """The rows of the phase, and the name of the split; wrong cells of a split column become problems of `labels`."""
@@ -190,23 +220,6 @@ class AIGCIQADataset(BaseIQADataset):
         name = index if isinstance(index, str) else split_name(index, ratio=ratio)
         phases = phases_of(labels, name)
         return [row for row, phase in zip(labels.rows, phases, strict=True) if phase == self.phase], name
-
-
-class _Check(Dataset):
-    """Height and width of each image as the network gets it, or what is wrong with it."""
-
-    def __init__(self, paths: Sequence[str], input_size: int | Sequence[int] | None):
-        self.paths, self.input_size = paths, input_size
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, index):
-        try:
-            image = read_resized(self.paths[index], self.input_size)
-        except ImageError as error:
-            return None, str(error)
-        return (image.height, image.width), None
 
 
 def _scores_outside(rows, columns, mos_range):
@@ -221,17 +234,6 @@ def _scores_outside(rows, columns, mos_range):
 
 def _transforms(opt):
     return [key for key, value in (opt.get('augment') or {}).items() if value]
-
-
-def _check_one_size(sizes, source):
-    if len(sizes) > 1:
-        named = ', '.join(f'{height} x {width}' for height, width in sorted(sizes)[:4]) + (' ...' if len(sizes) > 4 else '')
-        square = all(height == width for height, width in sizes)
-        raise LabelError(
-            f'{source}: images of {len(sizes)} sizes ({named}, height x width) do not fit into one batch: set '
-            + ('input_size: 224' if square else 'input_size: [224, 224], which gives up their aspect ratios,')
-            + ' or batch_size_per_gpu: 1.'
-        )
 
 
 def _check_options(opt):
@@ -253,8 +255,6 @@ def _check_options(opt):
                 problems.append(
                     f'augment: {key} works on the whole image, which input_size makes small: leave one of them out.'
                 )
-    if opt.get('image_cache') is not None and not isinstance(opt['image_cache'], str):
-        problems.append(f'image_cache is {opt["image_cache"]!r}, not a folder.')
     index = opt.get('split_index')
     if index is not None and not isinstance(index, str) and not (type(index) is int and index > 0):
         problems.append(f"split_index is {index!r}, not a whole number from 1 or a column's name.")

@@ -1,11 +1,11 @@
-"""Reads a picture of any common kind as the network wants it: 8-bit RGB, upright, on white.
+"""Reads a picture of any common kind into the form that the network expects: 8-bit RGB, upright, on white.
 
-The file's content decides its format, not its name. Colour profiles are not applied, as nowhere else in pyiqa.
+The file's content decides its format, not its name. Colour profiles are not applied, as nowhere in pyiqa.
 """
 
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from math import ceil, prod, sqrt
@@ -33,6 +33,8 @@ MAX_KEPT_PIXELS = 2**24
 """Largest picture that `read_image` returns, in pixels (4096 x 4096). The network looks at a few hundred pixels a side,
 so what lies above only costs memory: 200 MB a picture as floats at this size."""
 
+PATCH_SIZE = 16  # pixels; a network of other patches resizes an image that is not square once more, by less than a patch
+
 # Only formats that Pillow decodes by itself: its EPS reader, for one, would run Ghostscript on a stranger's file.
 _FORMATS = ('JPEG', 'PNG', 'WEBP', 'AVIF', 'GIF', 'BMP', 'TIFF', 'JPEG2000', 'PPM')
 
@@ -58,7 +60,7 @@ def read_image(path: str | Path) -> Image.Image:
     averaged down by the same whole number on both sides. `image.info['full_size']` is (width, height) before that.
 
     Args:
-        path: of the file, or its address (addresses.py).
+        path: of the file, or its URI (uris.py).
 
     Raises:
         ImageError: there is no such file, it is no picture, it is damaged, or it has more than `MAX_PIXELS` pixels.
@@ -79,6 +81,32 @@ def read_image(path: str | Path) -> Image.Image:
             raise ImageError(f"'{path}' cannot be opened: {error.strerror}.") from error
         reason = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
         raise ImageError(f"'{path}' is damaged or of an unknown kind: {reason}.") from error
+
+
+def read_resized(path: str | Path, input_size: int | Sequence[int] | None) -> Image.Image:
+    """The picture as `read_image` gives it, at the size that a network expects.
+
+    Args:
+        path: of the file, or its URI.
+        input_size: a number gives the area of its square and keeps the aspect ratio, as the network itself resizes; a pair
+            gives that height and width, whatever the aspect ratio; None keeps the size.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    image = read_image(path)
+    if input_size is None:
+        return image
+    from torchvision.transforms.functional import to_tensor
+
+    from align_iqa_plugin.archs.backbone import resize, view_size
+
+    width, height = image.size
+    size = view_size(height, width, input_size, PATCH_SIZE) if isinstance(input_size, int) else tuple(input_size)
+    if size == (height, width):
+        return image
+    resized = resize(to_tensor(image)[None], size)[0]
+    return Image.fromarray((resized * 255).round().byte().permute(1, 2, 0).numpy())
 
 
 def batches_of_one_size(pictures: Iterable[tuple[tuple[int, int], T]], batch_size: int) -> Iterator[list[T]]:

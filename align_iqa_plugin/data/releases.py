@@ -8,6 +8,8 @@ names, and their layouts are tested on small copies built by the tests. A fact t
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from align_iqa_plugin.runtime.names import suggest
+
 
 @dataclass(frozen=True)
 class Order:
@@ -217,7 +219,7 @@ def find_release(name: str) -> Release:
     for release in RELEASES:
         if release.key == _key(name):
             return release
-    raise ValueError(f'{name!r} is no release that is known here; known are: {", ".join(each.key for each in RELEASES)}.')
+    raise ValueError(f'unknown release {name!r}{suggest(name, [each.key for each in RELEASES])}')
 
 
 def _key(name):

@@ -1,6 +1,7 @@
 """The dataset, built and loaded by the real pyiqa."""
 
 import csv
+import doctest
 import pickle
 
 import numpy as np
@@ -55,7 +56,7 @@ def names(dataset):
     return [path.rpartition('/')[2] for path, *_ in dataset.paths_mos]
 
 
-def refusal(options, kind=LabelError):
+def error_of(options, kind=LabelError):
     with pytest.raises(kind) as caught:
         build_dataset(options)
     return str(caught.value)
@@ -136,19 +137,19 @@ def test_split_columns_choose_the_rows_and_override_phase_goes_first(release):
     assert names(build_dataset({**numbered, 'phase': 'val', 'override_phase': 'test'})) == ['002.jpg']
     named = section(release, split_index='ratio712_seed123_split_02')
     assert names(build_dataset(named)) == ['000.jpg', '003.jpg']
-    message = refusal({**numbered, 'split_index': 3})
-    assert 'ratio712_seed123_split_03' in message and 'it has: ratio712_seed123_split_02' in message
+    message = error_of({**numbered, 'split_index': 3})
+    assert 'ratio712_seed123_split_03' in message and "'ratio712_seed123_split_02'" in message
 
 
-def test_a_phase_without_rows_is_refused(release):
-    message = refusal(section(release, split_index=1, phase='val'))  # pyiqa's default ratio is 802
+def test_a_phase_without_rows_is_an_error(release):
+    message = error_of(section(release, split_index=1, phase='val'))  # pyiqa's default ratio is 802
     assert "no row for the phase 'val'" in message and 'ratio802_seed123_split_01' in message
 
 
 def test_a_split_column_with_another_word_is_a_problem(release):
     rows = [[*row, side] for row, side in zip(release_rows(3), ['train', 'Train', 'test'], strict=True)]
     write_rows(release, rows, [*HEADER, 'split_a'])
-    assert "row 3: split_a is 'Train'" in refusal(section(release, split_index='split_a'))
+    assert "row 3: split_a is 'Train'" in error_of(section(release, split_index='split_a'))
 
 
 @pytest.mark.parametrize('workers', [0, 2])
@@ -164,7 +165,7 @@ def test_all_problems_of_labels_and_images_come_in_one_error(release, workers):
     with Image.open(release / 'images' / '012.jpg') as image:
         image.verify()
     (release / 'images' / '013.jpg').write_text('no image')
-    lines = refusal(section(release, num_worker_per_gpu=workers)).splitlines()
+    lines = error_of(section(release, num_worker_per_gpu=workers)).splitlines()
     assert str(release / 'data.csv') in lines[0] and '6 problems' in lines[0]
     starts = ['row 6: 004.jpg', 'row 7: 005.jpg', 'row 8: nowhere.jpg', 'row 11: 008.jpg', 'row 13: ', 'row 15: ']
     assert [line.strip().startswith(start) for line, start in zip(lines[1:], starts, strict=True)] == [True] * 6
@@ -176,16 +177,16 @@ def test_a_truncated_image_is_found_only_in_the_phase_that_uses_it(release):
     path = release / 'images' / damaged
     path.write_bytes(path.read_bytes()[:-200])
     assert len(build_dataset(section(release, split_index=1, split_ratio='712', phase='val'))) > 0
-    assert damaged in refusal(section(release, split_index=1, split_ratio='712', phase='test'))
+    assert damaged in error_of(section(release, split_index=1, split_ratio='712', phase='test'))
 
 
-def test_a_problem_in_the_labels_of_another_phase_is_still_told(release):
+def test_a_problem_in_the_labels_of_another_phase_is_still_found(release):
     phase_of = dict.fromkeys(names(build_dataset(section(release, split_index=1, split_ratio='712'))), 'train')
     rows = release_rows()
     position = next(i for i, row in enumerate(rows) if row[0] not in phase_of)
     rows[position][5] = 'inf'
     write_rows(release, rows)
-    assert f'row {position + 2}: {rows[position][0]}' in refusal(section(release, split_index=1, split_ratio='712'))
+    assert f'row {position + 2}: {rows[position][0]}' in error_of(section(release, split_index=1, split_ratio='712'))
 
 
 @pytest.mark.parametrize('workers', [0, 2])
@@ -222,16 +223,16 @@ def test_no_other_cell_is_a_missing_score(release, column, cell):
     rows = release_rows()
     rows[3][column] = cell
     write_rows(release, rows)
-    assert 'row 5: 003.jpg' in refusal(section(release, further_score_columns=['mos_align']))
+    assert 'row 5: 003.jpg' in error_of(section(release, further_score_columns=['mos_align']))
 
 
-def test_a_further_column_without_any_score_in_the_phase_is_refused(release):
+def test_a_further_column_without_any_score_in_the_phase_is_an_error(release):
     rows = [[*row, side] for row, side in zip(release_rows(4), ['train', 'val', 'train', 'train'], strict=True)]
     for row in (rows[0], *rows[2:]):
         row[7] = ''
     write_rows(release, rows, [*HEADER, 'split_a'])
     options = section(release, split_index='split_a', further_score_columns=['mos_align'])
-    assert "no row of split_a, train has a score in 'mos_align'" in refusal(options)
+    assert "no row of split_a, train has a score in 'mos_align'" in error_of(options)
     assert build_dataset({**options, 'phase': 'val'})[0]['target_mask'].all()
 
 
@@ -242,7 +243,7 @@ def test_all_scores_are_normalised_with_one_range_and_turned_round_together(rele
     dataset = build_dataset({**options, 'mos_range': [0, 100], 'lower_better': True})
     assert [dataset[i]['targets'].tolist() for i in range(2)] == [pytest.approx([0.8, 0.3]), pytest.approx([0.9, 0])]
     assert dataset[1]['target_mask'].tolist() == [True, False]
-    message = refusal({**options, 'mos_range': [0, 50], 'lower_better': True})
+    message = error_of({**options, 'mos_range': [0, 50], 'lower_better': True})
     assert 'row 2: worse is 70, outside the range 0 to 50' in message and 'row 3' not in message
     assert build_dataset({**options, 'mos_range': [0, 50], 'mos_normalize': False})[0]['targets'].tolist() == [20, 70]
 
@@ -252,9 +253,9 @@ def test_scores_of_an_unknown_set_are_not_normalised_by_guess(release, tmp_path)
     labels.write_text('file,mos,prompt\n001.jpg,99,a\n')
     options = section(release, meta_info_file=str(labels))
     assert build_dataset(options)[0]['mos_label'].item() == 99
-    message = refusal({**options, 'mos_normalize': True}, ValueError)
+    message = error_of({**options, 'mos_normalize': True}, ValueError)
     assert 'mos_range and lower_better' in message
-    assert 'outside its range 0 to 5' in refusal({**options, 'mos_range': [0, 5]})
+    assert 'outside its range 0 to 5' in error_of({**options, 'mos_range': [0, 5]})
 
 
 @pytest.mark.parametrize(
@@ -273,19 +274,18 @@ def test_scores_of_an_unknown_set_are_not_normalised_by_guess(release, tmp_path)
         ({'input_size': '224'}, "input_size is '224'"),
         ({'input_size': [224]}, 'input_size is [224]'),
         ({'input_size': 64, 'augment': {'random_crop': 32}}, 'random_crop works on the whole image'),
-        ({'image_cache': True}, 'image_cache is True, not a folder'),
         ({'mos_range': [5, 0]}, 'mos_range is [5, 0]'),
         ({'mos_range': 5}, 'mos_range is 5'),
         ({'dataroot_target': None}, 'dataroot_target'),
         ({'split_index': 1, 'split_ratio': '123'}, "'123'"),
     ],
 )
-def test_a_wrong_option_is_refused_by_its_name(release, options, words):
-    assert words in refusal(section(release, **options), ValueError)
+def test_a_wrong_option_is_an_error_that_names_it(release, options, words):
+    assert words in error_of(section(release, **options), ValueError)
 
 
-def test_several_wrong_options_are_told_at_once(release):
-    message = refusal(section(release, prompt_colum='a', img_rnge=1), ValueError)
+def test_several_wrong_options_are_one_error(release):
+    message = error_of(section(release, prompt_colum='a', img_rnge=1), ValueError)
     assert 'prompt_column' in message and 'img_range' in message
 
 
@@ -306,13 +306,13 @@ def test_every_key_that_pyiqas_loader_and_trainer_read_is_known():
     assert {'batch_size_per_gpu', 'pin_memory', 'use_shuffle'} <= read <= OPTIONS
 
 
-def test_images_of_several_sizes_are_refused_for_batches_before_the_first_step(release):
+def test_images_of_several_sizes_in_one_batch_are_an_error_before_the_first_step(release):
     Image.new('RGB', (48, 64)).save(release / 'images' / '005.jpg')
     options = section(release, batch_size_per_gpu=4)
-    message = refusal(options)
+    message = error_of(options)
     assert 'images of 2 sizes (24 x 32, 64 x 48, height x width)' in message and 'input_size: [224, 224]' in message
-    assert 'images of 2 sizes' in refusal({**options, 'augment': {'hflip': True}})
-    assert 'images of 2 sizes' in refusal({**options, 'input_size': 64})
+    assert 'images of 2 sizes' in error_of({**options, 'augment': {'hflip': True}})
+    assert 'images of 2 sizes' in error_of({**options, 'input_size': 64})
     assert len(build_dataset({**options, 'batch_size_per_gpu': 1})) == 40
     assert len(build_dataset({**options, 'augment': {'center_crop': 16}})) == 40
     dataset = build_dataset({**options, 'input_size': [32, 48]})
@@ -323,39 +323,54 @@ def test_squares_of_several_sizes_fit_into_one_batch_with_an_input_size(release)
     for i in range(40):
         Image.effect_noise((32 + 8 * (i % 3),) * 2, 50).save(release / 'images' / f'{i:03d}.jpg')
     options = section(release, batch_size_per_gpu=40, num_worker_per_gpu=0)
-    assert 'set input_size: 224 or' in refusal(options)
+    assert 'set input_size: 224 or' in error_of(options)
     options['input_size'] = 64
     batch = next(iter(build_dataloader(build_dataset(options), options, seed=0)))
     assert batch['img'].shape == (40, 3, 64, 64)
 
 
-@pytest.mark.parametrize('input_size', [None, 32, [48, 32]])
-def test_the_samples_are_the_same_with_and_without_the_cache(release, tmp_path, input_size):
-    Image.new('RGB', (48, 64), 'red').save(release / 'images' / '005.jpg')
-    options = section(release, input_size=input_size, further_score_columns=['mos_align'])
-    plain = build_dataset(options)
-    for _ in range(2):  # while it fills, and from then on
-        cached = build_dataset({**options, 'image_cache': str(tmp_path / 'cache')})
-        for i in range(40):
-            ours, theirs = cached[i], plain[i]
-            assert ours.keys() == theirs.keys()
-            assert all(torch.equal(ours[key], theirs[key]) for key in ('img', 'mos_label', 'targets', 'target_mask'))
-            assert (ours['prompt'], ours['img_path']) == (theirs['prompt'], theirs['img_path'])
+@pytest.mark.parametrize('workers', [0, 2])
+def test_images_may_be_checked_later_all_or_some_of_them(release, workers):
+    for name in ('011.jpg', '013.jpg'):
+        (release / 'images' / name).write_text('no image')
+    dataset = build_dataset(section(release, check_images=False, num_worker_per_gpu=workers))
+    assert dataset.paths == [str(release / 'images' / f'{i:03d}.jpg') for i in range(40)]
+    dataset.check_images([*range(11), 12])
+    dataset.check_images([])
+    for indices, rows in ((None, ['row 13', 'row 15']), (iter([0, 13]), ['row 15'])):
+        with pytest.raises(LabelError) as caught:
+            dataset.check_images(indices)
+        first, *lines = str(caught.value).splitlines()
+        assert str(release / 'data.csv') in first
+        assert [line.split(':')[0].strip() for line in lines] == rows and all('.jpg' in line for line in lines)
 
 
-def test_the_cache_serves_every_phase_and_tells_problems_like_the_check(release, tmp_path):
-    options = section(release, split_index=1, split_ratio='712', image_cache=str(tmp_path / 'cache'))
-    damaged = names(build_dataset({**options, 'phase': 'test'}))[0]
-    path = release / 'images' / damaged
-    path.write_bytes(path.read_bytes()[:-200])
-    assert len(build_dataset({**options, 'phase': 'val'})) > 0
-    with_cache = refusal({**options, 'phase': 'test'})
-    assert damaged in with_cache and with_cache == refusal({**options, 'phase': 'test', 'image_cache': None})
+def test_images_of_several_sizes_are_found_by_a_later_check(release):
+    Image.new('RGB', (48, 64)).save(release / 'images' / '005.jpg')
+    dataset = build_dataset(section(release, check_images=False, batch_size_per_gpu=4))
+    dataset.check_images([0, 1])
+    with pytest.raises(LabelError, match='images of 2 sizes'):
+        dataset.check_images([4, 5])
+
+
+def test_each_row_of_a_damaged_image_is_named(release):
+    rows = release_rows(3)
+    rows.append([rows[1][0], 'another prompt', *rows[1][2:]])
+    write_rows(release, rows)
+    (release / 'images' / '001.jpg').write_text('no image')
+    message = error_of(section(release))
+    assert 'row 3:' in message and 'row 5:' in message and 'row 2:' not in message
+
+
+def test_the_example_of_the_dataset_runs():
+    finder = doctest.DocTestFinder(recurse=False)
+    (example,) = finder.find(AIGCIQADataset, globs={'AIGCIQADataset': AIGCIQADataset})
+    assert example.examples and doctest.DocTestRunner().run(example).failed == 0
 
 
 @pytest.mark.parametrize('start', ['fork', pytest.param('spawn', marks=pytest.mark.slow)])
-def test_workers_and_pinned_memory_hand_over_the_same_batches(release, tmp_path, start):
-    options = section(release, further_score_columns=['mos_align'], image_cache=str(tmp_path / 'cache'), phase='val')
+def test_workers_and_pinned_memory_hand_over_the_same_batches(release, start):
+    options = section(release, further_score_columns=['mos_align'], phase='val')
     dataset = build_dataset(options)
     loader = torch.utils.data.DataLoader(
         dataset, batch_size=16, num_workers=2, multiprocessing_context=start, pin_memory=torch.cuda.is_available()
@@ -367,15 +382,15 @@ def test_workers_and_pinned_memory_hand_over_the_same_batches(release, tmp_path,
 
 
 @pytest.mark.data
-def test_photographs_without_prompts_go_through_the_same_door(data_folder, tmp_path):
+def test_photographs_without_prompts_are_read_too(data_folder):
     folder = data_folder / 'LIVE-Challenge-subset'
     options = section(folder, meta_info_file=str(folder / 'labels.csv'), prompt_column=None, further_score_columns=['std'])
     options |= {'split_index': 1, 'split_ratio': '712', 'mos_range': [0, 100], 'batch_size_per_gpu': 8}
-    message = refusal({**options, 'split_index': None})
+    message = error_of({**options, 'split_index': None})
     assert 'images of 3 sizes (500 x 500, 608 x 608, 960 x 640, height x width)' in message
     phases = []
     for phase in ('train', 'val', 'test'):
-        dataset = build_dataset({**options, 'phase': phase, 'input_size': [224, 224], 'image_cache': str(tmp_path / 'cache')})
+        dataset = build_dataset({**options, 'phase': phase, 'input_size': [224, 224], 'num_worker_per_gpu': 2})
         phases.append(set(names(dataset)))
         assert dataset[0]['img'].shape == (3, 224, 224) and dataset[0]['prompt'] == ''
         assert dataset[0]['targets'].shape == (2,) and 0 <= dataset[0]['mos_label'].item() <= 100

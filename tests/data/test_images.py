@@ -4,15 +4,19 @@ import io
 import struct
 import warnings
 import zlib
+from importlib.resources import files
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
+from torchvision.transforms.functional import to_tensor
 
+from align_iqa_plugin.archs.backbone import resize, view_size
 from align_iqa_plugin.data import images
-from align_iqa_plugin.data.images import ImageError, read_image
+from align_iqa_plugin.data.images import ImageError, read_image, read_resized
 
 FORMATS = ['PNG', 'JPEG', 'WEBP', 'AVIF', 'GIF', 'BMP', 'TIFF', 'JPEG2000', 'PPM']
 reuses_its_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -105,7 +109,7 @@ def test_16_bit_colour_is_scaled_to_8_bits(tmp_path):
 
 
 @pytest.mark.parametrize('kind', [np.float32, np.int32])
-def test_pixels_without_a_known_white_are_refused(tmp_path, kind):
+def test_pixels_without_a_known_white_are_an_error(tmp_path, kind):
     Image.fromarray(np.full((36, 48), 1e6, dtype=kind)).save(tmp_path / 'a.tif')
     with pytest.raises(ImageError, match='white is not known'):
         read_image(tmp_path / 'a.tif')
@@ -184,7 +188,7 @@ def test_averaging_in_strips_equals_averaging_the_whole(tmp_path, monkeypatch, m
     assert difference(read_image(tmp_path / 'a'), whole.reduce(2)) == 0
 
 
-def test_a_picture_above_the_limit_is_refused_before_its_pixels_are_decoded(tmp_path):
+def test_a_picture_above_the_limit_is_an_error_before_its_pixels_are_decoded(tmp_path):
     width, height = 30_000, 20_000
     header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
     ihdr = struct.pack('>I', 13) + b'IHDR' + header + struct.pack('>I', zlib.crc32(b'IHDR' + header))
@@ -251,7 +255,7 @@ def test_ghostscript_is_never_run(tmp_path):
 def test_random_bytes_give_a_picture_or_an_image_error(tmp_path, monkeypatch, content, start, keep):
     if start is not None:
         content = encoded(start)[:keep] + content
-    read_or_refuse(tmp_path / 'a', content, monkeypatch)
+    assert_picture_or_error(tmp_path / 'a', content, monkeypatch)
 
 
 @reuses_its_folder
@@ -260,7 +264,9 @@ def test_a_cut_or_changed_file_gives_a_picture_or_an_image_error(tmp_path, monke
     content = bytearray(encoded(kind))
     for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=5), label='changed'):
         content[place] = data.draw(st.integers(0, 255), label='byte')
-    read_or_refuse(tmp_path / 'a', bytes(content[: data.draw(st.integers(0, len(content)), label='kept')]), monkeypatch)
+    assert_picture_or_error(
+        tmp_path / 'a', bytes(content[: data.draw(st.integers(0, len(content)), label='kept')]), monkeypatch
+    )
 
 
 @pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP', 'BMP', 'TIFF', 'PPM'])
@@ -277,7 +283,7 @@ def encoded(kind):
     return file.getvalue()
 
 
-def read_or_refuse(path, content, monkeypatch):
+def assert_picture_or_error(path, content, monkeypatch):
     monkeypatch.setattr(images, 'MAX_PIXELS', 10**6)  # a changed width must not fill the memory of the tests
     path.write_bytes(content)
     try:
@@ -286,3 +292,43 @@ def read_or_refuse(path, content, monkeypatch):
         assert str(path) in str(error)
     else:
         assert image.mode == 'RGB'
+
+
+@given(
+    height=st.integers(32, 3000),
+    width=st.integers(32, 3000),
+    input_size=st.integers(32, 600),
+    patch=st.sampled_from([8, 14, 16, 32]),
+)
+@settings(max_examples=500, deadline=None)
+def test_a_resized_size_is_resized_to_itself(height, width, input_size, patch):
+    size = view_size(height, width, input_size, patch)
+    assert view_size(*size, input_size, patch) == size
+
+
+@pytest.mark.parametrize('size', [(512, 512), (480, 640), (1000, 240), (100, 100)])
+def test_an_image_is_resized_as_the_network_does_it_to_half_a_level(tmp_path, size):
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 256, (size[0] // 8, size[1] // 8, 3), dtype=np.uint8))
+    coarse.resize(size[::-1], Image.Resampling.BICUBIC).save(tmp_path / 'image.png')
+    image, small = (to_tensor(read_resized(tmp_path / 'image.png', input_size))[None] for input_size in (None, 224))
+    expected = resize(image, view_size(*size, 224, 16))
+    assert small.shape == expected.shape and (small - expected).abs().max() * 255 < 0.501
+
+
+def test_a_pair_resizes_to_that_height_and_width_and_none_keeps_the_size(tmp_path):
+    noise(48, 36).save(tmp_path / 'a.png')
+    assert read_resized(tmp_path / 'a.png', [64, 32]).size == (32, 64)
+    assert read_resized(tmp_path / 'a.png', [36, 48]) == read_resized(tmp_path / 'a.png', None) == noise(48, 36)
+
+
+def test_the_packaged_model_scores_images_at_its_input_size_as_it_scores_them_whole():
+    import pyiqa
+
+    metric = pyiqa.create_metric('align_iqa', device='cpu')
+    paths = sorted((files('align_iqa_plugin') / 'samples').glob('*.jpg'))
+    with torch.no_grad():
+        whole, small = (
+            metric(torch.stack([to_tensor(read_resized(path, input_size)) for path in paths])) for input_size in (None, 224)
+        )
+    assert (whole - small).abs().max() < 0.05  # of 5: what rounding to 8 bits does

@@ -1,4 +1,4 @@
-"""Label tables are read as text, by name or by position, and every problem is told with its row."""
+"""Label tables are read by name or by position, every problem has its row, and what is written is read again."""
 
 import csv
 import re
@@ -7,7 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
+import scipy.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -68,18 +70,22 @@ def test_a_release_written_with_splits_is_read_by_position_and_keeps_its_range(t
     assert (again.score_column, again.rows[0].score, again.score_range) == ('mos_align', 2.5, (0.0, 5.0))
 
 
-def test_names_and_prompts_stay_text(table):
-    prompts = ['None', 'null', 'NA', 'nan', '', ' a "cat", two ', '1e3', 'naïve 猫']
-    names = ['001', '002', '1e5', 'nan', '007.0', 'NA', 'ü.png', '-1']
-    pairs = zip(names, prompts, strict=True)
-    lines = '\r\n'.join(f'{name},1,"{prompt.replace(chr(34), chr(34) * 2)}"' for name, prompt in pairs)
-    labels = read_labels(table(f'\ufeffimage,mos,prompt\r\n{lines}\r\n', names))
+@pytest.mark.parametrize('ending', ['csv', 'xlsx', 'parquet'])
+def test_names_and_prompts_stay_text(tmp_path, ending):
+    prompts = ['None', 'null', 'NA', 'nan', '', ' a "cat", two ', '1e3', 'naïve 猫', 'TRUE', '007']
+    names = ['001', '002', '1e5', 'nan', '007.0', 'NA', 'ü.png', '-1', 'a', 'b']
+    for name in names:
+        (tmp_path / name).write_bytes(b'')
+    frame = pandas.DataFrame({'image': names, 'mos': [0.1, 2, 1 / 3, 4, 5, 6, 7, 8, 9, 10], 'prompt': prompts})
+    write = {'csv': frame.to_csv, 'xlsx': frame.to_excel, 'parquet': frame.to_parquet}[ending]
+    write(tmp_path / f'own.{ending}', **{} if ending == 'parquet' else {'index': False})
+    labels = read_labels(tmp_path / f'own.{ending}')
     labels.raise_problems()
-    assert [row.prompt for row in labels.rows] == prompts
-    assert labels.column('image') == names
+    assert labels.column('image') == names and [row.prompt for row in labels.rows] == prompts
+    assert [row.score for row in labels.rows] == pytest.approx(frame['mos'].tolist())
 
 
-def test_every_problem_is_told_with_the_row_that_a_spreadsheet_shows(table):
+def test_every_problem_has_the_row_that_a_spreadsheet_shows(table):
     path = table(
         'image,mos,prompt,align\n'  # row 1
         'a.png,1,a,2\n'
@@ -144,31 +150,31 @@ def test_a_wrong_folder_is_one_problem(table, tmp_path):
         ('image,mos,prompt\n', {}, 'no rows'),
         ('image;mos;prompt\na.png;1;a\n', {}, 'one column only'),
         ('image,mos,mos,prompt\na.png,1,2,a\n', {}, "more than one column 'mos'"),
-        ('image,mos\na.png,1\n', {}, "no column 'prompt'; it has: image, mos"),
+        ('image,mos\na.png,1\n', {}, "no column 'prompt'; choose from image, mos"),
         ('image,mos,prompt\na.png,1,a\n', {'score_column': 'moss'}, "no column 'moss'; did you mean 'mos'?"),
         ('image,mos,prompt\na.png,1,a\n', {'further_score_columns': ['align']}, "no column 'align'"),
-        ('image,mos,prompt\na.png,1,"a\n', {}, 'line 2: not a sound CSV'),
+        ('image,mos,prompt\na.png,1,"a\n', {}, 'not a sound CSV'),
     ],
 )
-def test_a_file_that_is_no_such_table_is_refused_with_its_name(table, text, options, words):
+def test_a_file_that_is_no_such_table_is_an_error_that_names_it(table, text, options, words):
     path = table(text, ['a.png'])
     with pytest.raises(LabelError) as caught:
         read_labels(path, **options)
     assert words in str(caught.value) and str(path) in str(caught.value)
 
 
-def test_text_that_is_not_utf_8_is_refused(tmp_path):
+def test_text_that_is_not_utf_8_is_an_error(tmp_path):
     (tmp_path / 'data.csv').write_bytes('image,mos,prompt\nü.png,1,a\n'.encode('latin-1'))
     with pytest.raises(LabelError, match='UTF-8'):
         read_labels(tmp_path)
 
 
-def test_a_folder_without_data_csv_is_refused(tmp_path):
-    with pytest.raises(LabelError, match=r'holds no data\.csv'):
+def test_a_folder_without_data_csv_is_an_error(tmp_path):
+    with pytest.raises(LabelError, match=r'has no data\.csv'):
         read_labels(tmp_path)
 
 
-def test_prompts_are_left_out_only_if_that_is_said(table):
+def test_prompts_are_left_out_only_by_an_explicit_none(table):
     labels = read_labels(table('image,mos\na.png,1\n', ['a.png']), prompt_column=None)
     assert labels.rows[0].prompt == '' and labels.prompt_column is None
 
@@ -176,7 +182,7 @@ def test_prompts_are_left_out_only_if_that_is_said(table):
 CELLS = st.text(st.characters(codec='utf-8', exclude_characters='\0'), max_size=12)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=8, unique_by=lambda cells: cells[0]))
 def test_any_text_survives_reading_and_writing(tmp_path, cells):
     (tmp_path / 'a.png').write_bytes(b'')
@@ -208,10 +214,10 @@ RELEASED = {
 
 
 @pytest.mark.parametrize('name', RELEASED)
-@pytest.mark.parametrize('said', [True, False], ids=['named', 'recognised'])
-def test_every_release_is_read_from_its_folder_with_nothing_else_said(small_releases, name, said):
+@pytest.mark.parametrize('named', [True, False], ids=['named', 'recognized'])
+def test_every_release_is_read_from_its_folder_alone(small_releases, name, named):
     images, scores, prompts, prompt_ids, generators = RELEASED[name]
-    labels = read_labels(small_releases / name, release=name if said else None, further_score_columns=scores[1:])
+    labels = read_labels(small_releases / name, release=name if named else None, further_score_columns=scores[1:])
     labels.raise_problems()
     assert labels.release.name == name and len(labels.rows) == images
     assert (labels.score_column, len(labels.rows[0].further_scores)) == (scores[0], len(scores) - 1)
@@ -260,8 +266,6 @@ def test_a_release_written_as_meta_info_csv_is_read_again_by_position(small_rele
 
 
 def test_the_header_of_a_release_may_be_spelt_in_another_case(small_releases, tmp_path):
-    import pandas
-
     folder = small_releases / 'AGIQA-1K'
     table = pandas.read_excel(folder / 'AIGC_MOS_Zscore.xlsx', dtype=str, na_filter=False)
     table.rename(columns=str.lower).to_excel(tmp_path / 'AIGC_MOS_Zscore.xlsx', index=False)
@@ -285,37 +289,18 @@ def test_a_table_of_ones_own_with_a_common_header_is_not_taken_for_a_release(tab
     assert labels.release is None and labels.score_range is None and labels.rows[0].score == 3
 
 
-def test_a_column_of_ones_own_goes_before_what_the_name_tells(table):
+def test_a_column_of_ones_own_goes_before_the_file_name(table):
     path = table(f'{AGIQA},generator\nglide_normal_001.jpg,a cat,,,,4.5,0.1,2.5,0.2,mine\n', ['glide_normal_001.jpg'])
     labels = read_labels(path)
     assert (labels.column('generator'), labels.column('prompt_id')) == (['mine'], ['001'])
 
 
-def test_a_name_that_tells_nothing_leaves_generator_and_prompt_empty(table):
+def test_a_name_of_another_form_leaves_generator_and_prompt_empty(table):
     labels = read_labels(table(f'{AGIQA}\na.jpg,a cat,,,,4.5,0.1,2.5,0.2\n', ['a.jpg']))
     assert (labels.column('generator'), labels.column('prompt_id')) == ([''], [''])
 
 
-@pytest.mark.parametrize('ending', ['xlsx', 'parquet'])
-def test_excel_and_parquet_tables_are_read_as_text_like_a_csv(tmp_path, ending):
-    import pandas
-
-    prompts = ['None', 'null', 'NA', 'nan', '', ' a "cat", two ', '1e3', 'naïve 猫', 'TRUE', '007']
-    names = ['001', '1e5', 'nan', '007.0', 'NA', 'ü.png', '-1', 'a', 'b', 'c']
-    for name in names:
-        (tmp_path / name).write_bytes(b'')
-    table = pandas.DataFrame({'image': names, 'mos': [0.1, 2, 1 / 3, 4, 5, 6, 7, 8, 9, 10], 'prompt': prompts, 'n': range(10)})
-    getattr(table, 'to_excel' if ending == 'xlsx' else 'to_parquet')(tmp_path / f'own.{ending}', index=False)
-    labels = read_labels(tmp_path / f'own.{ending}')
-    labels.raise_problems()
-    assert labels.column('image') == names and [row.prompt for row in labels.rows] == prompts
-    assert [row.score for row in labels.rows] == table['mos'].tolist()
-    assert labels.column('n') == [str(i) for i in range(10)]
-
-
 def test_an_empty_cell_of_a_parquet_table_is_empty_text(tmp_path):
-    import pandas
-
     (tmp_path / 'a.png').write_bytes(b'')
     pandas.DataFrame({'image': ['a.png'], 'mos': [1.5], 'prompt': [None]}).to_parquet(tmp_path / 'own.parquet')
     assert read_labels(tmp_path / 'own.parquet').rows[0].prompt == ''
@@ -323,7 +308,7 @@ def test_an_empty_cell_of_a_parquet_table_is_empty_text(tmp_path):
 
 @pytest.mark.parametrize('name', ['AGIQA-1K/AIGC_MOS_Zscore.xlsx', 'own.parquet', 'own.xlsx'])
 @pytest.mark.parametrize('content', [b'', b'no such table', b'PK\x03\x04 no such table'])
-def test_a_damaged_table_is_refused_with_its_name(tmp_path, name, content):
+def test_a_damaged_table_is_an_error_that_names_it(tmp_path, name, content):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
@@ -349,12 +334,10 @@ def aigciqa2023(small_releases, tmp_path):
         (b'no such table', 'is not a sound .mat file'),
         ({'MOS': np.zeros((2400, 1))}, 'no numbers with the name MOSz'),
         ({'MOSz': np.array([['text']], dtype=object)}, 'no numbers with the name MOSz'),
-        ({'MOSz': np.zeros((2399, 1))}, 'has 2399 scores, AIGCIQA2023 has 2400 images'),
+        ({'MOSz': np.zeros((2399, 1))}, 'has 2399 scores, but AIGCIQA2023 has 2400 images'),
     ],
 )
-def test_scores_that_do_not_fit_the_release_are_refused_with_their_file(aigciqa2023, small_releases, content, words):
-    import scipy.io
-
+def test_scores_that_do_not_fit_the_release_are_an_error_that_names_their_file(aigciqa2023, small_releases, content, words):
     path = aigciqa2023 / 'DATA' / 'MOS' / 'mosz2.mat'
     path.unlink()
     if isinstance(content, dict):
@@ -366,11 +349,9 @@ def test_scores_that_do_not_fit_the_release_are_refused_with_their_file(aigciqa2
     assert str(path) in str(caught.value)
 
 
-def test_a_wrong_number_of_prompts_is_refused(aigciqa2023):
-    import pandas
-
+def test_a_wrong_number_of_prompts_is_an_error(aigciqa2023):
     pandas.DataFrame({'a': ['x'], 'b': ['y'], 'c': ['a cat']}).to_excel(aigciqa2023 / 'AIGCIQA2023_Prompts.xlsx', index=False)
-    with pytest.raises(LabelError, match='has 1 prompts, AIGCIQA2023 has 100'):
+    with pytest.raises(LabelError, match='has 1 prompts, but AIGCIQA2023 has 100'):
         read_labels(aigciqa2023)
 
 
@@ -378,11 +359,11 @@ def test_a_wrong_number_of_prompts_is_refused(aigciqa2023):
     ('release', 'words'),
     [
         ('agiqa3k', "no table of AGIQA-3K: it has no column 'name', 'adj1'"),
-        ('agiqa1k', 'holds no AIGC_MOS_Zscore.xlsx, where AGIQA-1K keeps its labels'),
-        ('agiqa', "'agiqa' is no release that is known here; known are: agiqa3k"),
+        ('agiqa1k', 'has no AIGC_MOS_Zscore.xlsx, where AGIQA-1K keeps its labels'),
+        ('agiqa', "unknown release 'agiqa'"),
     ],
 )
-def test_a_release_that_it_is_not_is_refused(table, tmp_path, release, words):
+def test_a_table_of_another_release_is_an_error(table, tmp_path, release, words):
     table('image,mos,prompt\na.png,1,a\n', ['a.png'])
     with pytest.raises(LabelError, match=re.escape(words)):
         read_labels(tmp_path, release=release)

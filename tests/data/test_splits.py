@@ -113,7 +113,7 @@ def test_a_split_stays_what_it_was():
 
 
 @pytest.mark.parametrize('ratio', ['', '71', '713', '7120', 'abc', '-12'])
-def test_a_ratio_that_is_not_ten_tenths_is_refused(ratio):
+def test_a_ratio_that_is_not_ten_tenths_is_an_error(ratio):
     with pytest.raises(ValueError, match=re.escape(repr(ratio))):
         prompt_disjoint_split(['a'], ['1'], 1, ratio=ratio)
     with pytest.raises(ValueError, match=re.escape(repr(ratio))):
@@ -218,7 +218,7 @@ def made(tmp_path):
     return read_labels(tmp_path)
 
 
-def test_every_split_is_known_by_its_name(made):
+def test_every_split_is_found_by_its_name(made):
     prompts, contents = [row.prompt for row in made.rows], content_hashes([row.path for row in made.rows])
     generators = made.column('generator')
     expected = {split_name(split): prompt_disjoint_split(prompts, contents, split) for split in range(1, 11)}
@@ -236,14 +236,14 @@ def test_every_split_is_known_by_its_name(made):
 
 
 @pytest.mark.parametrize('name', ['generator_split_third', 'generator_split_', 'split_01', 'ratio712_seed123_split_01x', ''])
-def test_an_unknown_name_is_refused_with_the_names_that_there_are(made, name):
+def test_an_unknown_name_is_an_error_that_lists_the_known_ones(made, name):
     with pytest.raises(LabelError, match=re.escape(repr(name))) as caught:
         split_by_name(made, name)
     for known in (split_name(1), image_split_name(10), 'generator_split_first', 'generator_split_second'):
         assert known in str(caught.value)
 
 
-def test_a_name_with_a_ratio_that_is_not_ten_tenths_is_refused(made):
+def test_a_name_with_a_ratio_that_is_not_ten_tenths_is_an_error(made):
     with pytest.raises(LabelError, match='ratio713_seed123_split_01.*713'):
         split_by_name(made, 'ratio713_seed123_split_01')
 

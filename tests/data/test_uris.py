@@ -1,4 +1,4 @@
-"""Files at addresses: read and listed wherever they are, and a reason where they cannot be."""
+"""Files by URI: read and listed wherever they are, and a reason where they cannot be."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align_iqa_plugin.data import uris as addresses
+from align_iqa_plugin.data import uris
 from align_iqa_plugin.data.uris import is_uri, list_uri, read_uri
 
 OBJECTS = {'pictures/a b%20?.png': b'first', 'pictures/sub/c.png': b'second' * 1000, 'pictures/.hidden/d.png': b'', 'x': b'x'}
@@ -54,18 +54,18 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope='module')
 def server():
-    """The address of a web server that is also an object store, where Arrow looks for S3."""
+    """The URI of a web server that is also an object store, where Arrow looks for S3."""
     with ThreadingHTTPServer(('127.0.0.1', 0), Server) as running, pytest.MonkeyPatch.context() as settings:
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        address = f'http://127.0.0.1:{running.server_port}'
-        settings.setenv('AWS_ENDPOINT_URL', address)
+        uri = f'http://127.0.0.1:{running.server_port}'
+        settings.setenv('AWS_ENDPOINT_URL', uri)
         settings.setenv('AWS_ACCESS_KEY_ID', 'key')
         settings.setenv('AWS_SECRET_ACCESS_KEY', 'secret')
         settings.setenv('AWS_DEFAULT_REGION', 'us-east-1')
         settings.setenv('AWS_EC2_METADATA_DISABLED', 'true')
         settings.setenv('no_proxy', '127.0.0.1')
-        addresses._store_of_root.cache_clear()
-        yield address
+        uris._store_of_root.cache_clear()
+        yield uri
         running.shutdown()
 
 
@@ -80,19 +80,19 @@ def test_objects_of_s3_are_listed_without_the_hidden_ones(server):
     assert list_uri('s3://bucket/x') == ['s3://bucket/x']
 
 
-def test_a_web_address_is_read_and_stands_for_itself(server):
-    address = f'{server}/bucket/pictures/sub/c.png'
-    assert list_uri(address) == [address]
-    assert read_uri(address) == OBJECTS['pictures/sub/c.png']
+def test_a_uri_of_the_web_is_read_and_lists_itself(server):
+    uri = f'{server}/bucket/pictures/sub/c.png'
+    assert list_uri(uri) == [uri]
+    assert read_uri(uri) == OBJECTS['pictures/sub/c.png']
 
 
-def test_files_have_addresses_too(tmp_path):
+def test_a_file_has_a_uri_too(tmp_path):
     (tmp_path / 'sub').mkdir()
     (tmp_path / 'sub' / 'a b%20?.png').write_bytes(b'here')
     (tmp_path / '.hidden').write_bytes(b'')
-    address = f'file://{tmp_path}/sub/a b%20?.png'
-    assert list_uri(f'file://{tmp_path}') == [address]
-    assert read_uri(address) == b'here'
+    uri = f'file://{tmp_path}/sub/a b%20?.png'
+    assert list_uri(f'file://{tmp_path}') == [uri]
+    assert read_uri(uri) == b'here'
 
 
 def test_what_arrow_does_not_know_goes_to_fsspec():
@@ -112,10 +112,10 @@ def test_what_cannot_be_read_is_an_os_error_with_a_reason(server, name):
 
 
 @given(st.text())
-def test_a_path_is_no_address(name):
+def test_a_path_is_no_uri(name):
     assert not is_uri(name.replace('://', ''))
     assert is_uri(f's3://{name}')
 
 
-def test_a_path_of_windows_is_no_address():
+def test_a_path_of_windows_is_no_uri():
     assert not is_uri(r'C:\pictures\a.png') and not is_uri('C:/pictures/a.png')

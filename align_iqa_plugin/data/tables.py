@@ -1,0 +1,216 @@
+"""One reader for every table that users bring: CSV (UTF-8), Excel (.xlsx) and Parquet, from a path or a URI.
+
+Every cell is read as text, so that a prompt `None` and an image `001` stay what they are. A table that would fill the memory,
+whatever its file's size, is an error and not read.
+"""
+
+import csv
+import io
+import os
+import zipfile
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from align_iqa_plugin.data.uris import is_uri, read_uri
+from align_iqa_plugin.runtime.names import suggest
+
+ENDINGS = ('.csv', '.xlsx', '.parquet')
+
+MAX_BYTES = 2**28  # of the file, and of what it unpacks to: 256 bytes for each row that Excel can hold
+MAX_ROWS = 2**20  # as many as Excel can hold
+MAX_COLUMNS = 1000
+MAX_CELLS = 2 * 10**7  # about 2 GB as text in Python
+
+
+class TableError(ValueError):
+    """A table cannot be used; the message names it, and the rows that are the problem."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text.
+
+    Attributes:
+        source: its path or URI.
+        header: the names of its columns.
+        rows: (row number, cells) of each row that fits the header. The header is row 1, as in a spreadsheet, and empty rows
+            are counted, but left out.
+        problems: (row number, sentence) of each row that does not fit the header.
+    """
+
+    source: str
+    header: tuple[str, ...]
+    rows: list[tuple[int, list[str]]]
+    problems: list[tuple[int, str]]
+
+    def column(self, *names: str) -> list[str]:
+        """The cells, row by row, of the first of these columns that the table has.
+
+        Raises:
+            TableError: it has none of them, or more than one of that name.
+        """
+        position = self.position(*names)
+        return [cells[position] for _, cells in self.rows]
+
+    def position(self, *names: str) -> int:
+        """Where the first of these columns that the table has stands in each row; raises as `column` does."""
+        name = next((name for name in names if name in self.header), None)
+        if name is None:
+            wanted = ' or '.join(map(repr, names))
+            raise TableError(f"'{self.source}' has no column {wanted}{suggest(names[0], self.header)}")
+        if self.header.count(name) > 1:
+            raise TableError(f"'{self.source}' has more than one column {name!r}: give each column its own name.")
+        return self.header.index(name)
+
+    def raise_problems(self) -> None:
+        """Raise TableError with every problem, if there is any."""
+        if self.problems:
+            raise TableError(list_problems(self.source, self.problems))
+
+
+def list_problems(source: str | Path, problems: Iterable[tuple[int, str]]) -> str:
+    """A message with all problems of a table's rows, (row number, sentence) each, in the order of the rows."""
+    problems = sorted(problems)
+    count = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
+    return '\n'.join([f"'{source}': {count} (the header is row 1)", *(f'  row {row}: {problem}' for row, problem in problems)])
+
+
+def read_table(source: str | Path, *, columns: Collection[str] | None = None) -> Table:
+    """Read a table; its ending tells Excel and Parquet, everything else is read as CSV.
+
+    Args:
+        source: path or URI.
+        columns: the columns that are needed, by default all. A Parquet file's other columns may hold large things, such as
+            pictures: they are not read, and their cells are ''.
+
+    Raises:
+        TableError: there is no such file, it is damaged, has no header, or would take too much memory.
+    """
+    content = _content(source)
+    ending = str(source).lower()
+    try:
+        if ending.endswith('.xlsx'):
+            rows = _of_one_width(_bounded(_read_excel(content)))
+        elif ending.endswith('.parquet'):
+            rows = _bounded(_read_parquet(content, columns))
+        else:
+            rows = _bounded(_read_csv(content))
+        if not rows:
+            raise _Problem('is empty: a header is needed')
+        if rows[0][0] > 1:
+            raise _Problem('has an empty first row: the names of the columns are needed there')
+    except _Problem as problem:
+        raise TableError(f"'{source}' {problem}.") from problem
+    (_, header), *rows = rows
+    hint = f'cells, but the header has {len(header)}: put a cell that holds a comma in quotes.'
+    return Table(
+        source=str(source),
+        header=tuple(header),
+        rows=[row for row in rows if len(row[1]) == len(header)],
+        problems=[(number, f'{len(cells)} {hint}') for number, cells in rows if len(cells) != len(header)],
+    )
+
+
+class _Problem(Exception):
+    """Why a table cannot be read: the end of a sentence that begins with its name."""
+
+
+def _content(source: str | Path) -> bytes:
+    try:
+        if is_uri(source):
+            content = read_uri(source)
+            size = len(content)
+        else:
+            with open(source, 'rb') as file:
+                size = os.fstat(file.fileno()).st_size
+                content = file.read() if size <= MAX_BYTES else b''
+    except OSError as error:
+        raise TableError(f"'{source}' cannot be read: {error.strerror or error}.") from error
+    if size > MAX_BYTES:
+        raise TableError(f"'{source}' is larger than {MAX_BYTES / 2**20:.0f} MiB: split it.")
+    return content
+
+
+def _bounded(rows: Iterator[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """The rows that are not empty, as long as they fit into the memory."""
+    kept, count = [], 0
+    for number, cells in rows:
+        count += len(cells)
+        if len(cells) > MAX_COLUMNS:
+            raise _Problem(f'has {len(cells):,} cells in row {number:,}, more than the {MAX_COLUMNS:,} that are read')
+        if number > MAX_ROWS or count > MAX_CELLS:
+            raise _Problem(f'has more than {MAX_ROWS:,} rows or {MAX_CELLS:,} cells: split it')
+        if cells:
+            kept.append((number, cells))
+    return kept
+
+
+def _of_one_width(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """The rows, filled up to the longest: Excel does not store the empty cells at the end of a row."""
+    width = max((len(cells) for _, cells in rows), default=0)
+    if width * len(rows) > MAX_CELLS:
+        raise _Problem(f'has more than {MAX_CELLS:,} cells: split it')
+    return [(number, cells + [''] * (width - len(cells))) for number, cells in rows]
+
+
+def _read_csv(content: bytes) -> Iterator[tuple[int, list[str]]]:
+    try:
+        # utf-8-sig: spreadsheets put a byte order mark first, which would become part of the first column's name
+        text = content.decode('utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise _Problem('is not a CSV in UTF-8: save it as "CSV UTF-8"') from error
+    reader = csv.reader(io.StringIO(text, newline=''), strict=True)
+    try:
+        yield from enumerate(reader, 1)
+    except csv.Error as error:
+        raise _Problem(f'is not a sound CSV ({error} in line {reader.line_num})') from error
+
+
+def _read_excel(content: bytes) -> Iterator[tuple[int, list[str]]]:
+    import openpyxl
+
+    try:
+        unpacked = sum(part.file_size for part in zipfile.ZipFile(io.BytesIO(content)).infolist())
+        if unpacked > MAX_BYTES:
+            raise _Problem(f'unpacks to more than {MAX_BYTES / 2**20:.0f} MiB: split it')
+        sheet = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True).worksheets[0]
+        sheet.reset_dimensions()  # what a file states of its size may be wrong, and rows would be filled up to it
+        for number, values in enumerate(sheet.iter_rows(values_only=True), 1):
+            cells = [_excel_text(value) for value in values]
+            while cells and not cells[-1]:
+                cells.pop()
+            yield number, cells
+    except _Problem:
+        raise
+    # the decoders let through whatever zipfile, zlib, the XML parser or a look-up raises at damaged bytes
+    except Exception as error:
+        raise _Problem(f'is not a sound .xlsx file ({" ".join(str(error).split())})') from error
+
+
+def _excel_text(value: object) -> str:
+    if value is None:
+        return ''
+    # Excel has one kind of number
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _read_parquet(content: bytes, columns: Collection[str] | None) -> Iterator[tuple[int, list[str]]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(io.BytesIO(content))
+        names = file.schema_arrow.names
+        rows = file.metadata.num_rows
+        if rows > MAX_ROWS or rows * len(names) > MAX_CELLS:
+            raise _Problem(f'has {rows:,} rows of {len(names):,} cells, more than the {MAX_CELLS:,} cells that are read')
+        table = file.read([name for name in names if columns is None or name in columns])
+    except (OSError, pyarrow.ArrowException) as error:
+        raise _Problem(f'is not a sound Parquet file ({" ".join(str(error).split())})') from error
+    texts = []
+    for name in names:
+        cells = table[name].to_pylist() if name in table.column_names else [None] * rows
+        texts.append(['' if cell is None else str(cell) for cell in cells])
+    yield 1, list(names)
+    yield from enumerate(map(list, zip(*texts, strict=True)), 2)
