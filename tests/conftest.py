@@ -203,9 +203,9 @@ def tiny_options(tiny_images) -> dict:
             'guide': 'saliency',
             'guide_options': {'scales': (32,)},
             'injection': 'cgi',
-            'injection_options': {'first_block': 4, 'bottleneck': 8},
+            'injection_options': {'blocks': [4, 5], 'bottleneck': 8},
             # every part has something to train
-            'aggregation': 'msfa_pyramid',
+            'aggregation': 'msfa',
             'aggregation_options': {'channels': 8},
             'head': 'mlp',
         },

@@ -158,18 +158,27 @@ class AIGCIQADataset(BaseIQADataset):
         """Do nothing: `init_path_mos` has chosen the rows already, so that only images of the phase are opened."""
 
     def __getitem__(self, index: int) -> dict:
+        labels = self.labels(index)
+        image = self.trans(read_resized(labels['img_path'], self.opt.get('input_size'))) * self.img_range
+        prompted = self.opt.get('prompts_with_images')
+        return {'img': PromptedTensor(image, [labels['prompt']]) if prompted else image, **labels}
+
+    def labels(self, index: int) -> dict:
+        """A sample without its `img`; no picture is decoded."""
         path, score, prompt, further_scores = self.paths_mos[index]
-        image = read_resized(path, self.opt.get('input_size'))
         targets = torch.tensor([score, *further_scores], dtype=torch.float32)
-        image = self.trans(image) * self.img_range
         return {
-            'img': PromptedTensor(image, [prompt]) if self.opt.get('prompts_with_images') else image,
             'mos_label': targets[:1].clone(),
             'targets': targets.nan_to_num(),
             'target_mask': ~targets.isnan(),
             'prompt': prompt,
             'img_path': path,
         }
+
+    @property
+    def view(self) -> str:
+        """What, beside its file, decides how an image without augmentation looks."""
+        return f'{self.opt.get("input_size")} {self.img_range}'
 
     @property
     def paths(self) -> list[str]:

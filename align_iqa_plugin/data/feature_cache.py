@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +25,12 @@ class FeatureCache:
     Args:
         folder: where the files go; it is made if it does not exist.
         network: as it is before training; its backbone has to be frozen.
-        view: whatever else decides what the network sees of an image, such as the size at which a dataset reads it.
 
     Raises:
         ValueError: the backbone is trained.
     """
 
-    def __init__(self, folder: str | Path, network: AlignIQA, *, view: object = None):
+    def __init__(self, folder: str | Path, network: AlignIQA):
         if not network.config['freeze_backbone']:
             raise ValueError('train.frozen_cache needs freeze_backbone: true, since a trained backbone changes its features.')
         self.folder = Path(folder).expanduser()
@@ -40,31 +38,31 @@ class FeatureCache:
         names = ('backbone', 'input_size', 'stages', 'aggregation', 'aggregation_options')
         config = {name: network.config[name] for name in names}
         weights = [frozen_digests(network)['backbone'], state_digest(network.msfa.state_dict())]
-        self.key = f'{config} {weights} {view}'
+        self.key = f'{config} {weights}'
 
-    def missing(self, paths: Sequence[str]) -> list[int]:
-        """The places of the images whose features are not there."""
-        return [place for place, path in enumerate(paths) if not self._file(path).is_file()]
+    def read(self, path: str, view: str = '') -> Tensor | None:
+        """The features of an image, (f,); None where they are not there, or the file was damaged by a power cut.
 
-    def read(self, path: str) -> Tensor | None:
-        """The features of an image, (f,); None where they are not there, or the file was damaged by a power cut."""
+        Args:
+            view: what, beside its file, decides what the network sees of the image, such as the size at which it is read.
+        """
         try:
-            return torch.from_numpy(np.load(self._file(path), allow_pickle=False))
+            return torch.from_numpy(np.load(self._file(path, view), allow_pickle=False))
         except (FileNotFoundError, EOFError, ValueError):
             return None
 
-    def write(self, path: str, features: Tensor) -> None:
-        """Keep the features of an image, (f,).
+    def write(self, path: str, features: Tensor, view: str = '') -> None:
+        """Keep the features of an image, (f,); arguments as of `read`.
 
         Raises:
             OSError: they cannot be written, for example because the disk is full.
         """
-        with atomic_file(self._file(path), durable=False) as part, part.open('wb') as file:
+        with atomic_file(self._file(path, view), durable=False) as part, part.open('wb') as file:
             np.save(file, features.detach().float().cpu().numpy())
 
-    def _file(self, path: str) -> Path:
+    def _file(self, path: str, view: str) -> Path:
         stat = os.stat(path)
-        name = f'{self.key} {os.path.realpath(path)} {stat.st_size} {stat.st_mtime_ns}'
+        name = f'{self.key} {view} {os.path.realpath(path)} {stat.st_size} {stat.st_mtime_ns}'
         return self.folder / f'{hashlib.sha256(name.encode()).hexdigest()[:32]}.npy'
 
 

@@ -4,7 +4,7 @@ The loop around it is `trainer.py` (`align-iqa train`); pyiqa's own (`python -m 
 `GeneralIQAModel` knows images and one score. This adds the prompts, several scores, and these keys of `train:`, all optional:
     ridge_alpha: before the first step, fit the head to the training images with this penalty, and save that network as
         `net_start.pth`: the number that the training has to beat. A network with nothing to train ends there.
-    frozen_cache: folder that keeps what the frozen blocks give for each image (`FrozenCache`); not with `augment`.
+    frozen_cache: folder that keeps what the head reads of each image (`FeatureCache`), before anything is trained.
     score_weights: a weight for each score in the loss, by default 1 each. The loss is their weighted mean.
     precision: 'fp32' (default), or 'bf16' or 'fp16' in autocast.
     accumulate: number of parts that a batch goes through the network in; less memory, the same gradient.
@@ -18,9 +18,7 @@ And of `val:`
         first metric.
 """
 
-import hashlib
 import math
-from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -30,21 +28,22 @@ from pyiqa.models.general_iqa_model import GeneralIQAModel
 from pyiqa.utils import get_root_logger
 from pyiqa.utils.dist_util import master_only
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
-from align_iqa_plugin.archs.pretrained import read_weights
-from align_iqa_plugin.data.feature_cache import FrozenCache
+from align_iqa_plugin.archs.pretrained import checkpoint_state, load_checkpoint
+from align_iqa_plugin.archs.weights import read_weights
+from align_iqa_plugin.data.feature_cache import FeatureCache
 from align_iqa_plugin.models.averaged_weights import AveragedWeights
+from align_iqa_plugin.models.fit import fit_head, image_keys
 from align_iqa_plugin.models.losses import ScoresLoss
 from align_iqa_plugin.models.optimizers import build_optimizer, warm_up
-from align_iqa_plugin.models.process_group import all_reduce, all_reduce_gradients, broadcast, gather, rank, shard
+from align_iqa_plugin.models.predict import labels_of, scores_of
+from align_iqa_plugin.models.process_group import all_reduce, all_reduce_gradients, rank, shard
 from align_iqa_plugin.models.training_state import serialize
 from align_iqa_plugin.models.validation import Selection, validation_metrics
 from align_iqa_plugin.runtime.atomic import atomic_write
 from align_iqa_plugin.runtime.names import suggest
 
-FOLDS = 5
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
@@ -57,7 +56,7 @@ class AlignIQAModel(GeneralIQAModel):
 
     def load_network(self, net, load_path, strict=True, param_key='params'):
         """Start from the weights in a file, which is read without running code."""
-        _load_network_state(net, read_weights(load_path, 'path.pretrain_network'), strict=strict)
+        load_checkpoint(net, read_weights(load_path, 'path.pretrain_network'), f'path.pretrain_network: {load_path}')
 
     def init_training_settings(self):
         train_opt = self.opt['train']
@@ -80,9 +79,7 @@ class AlignIQAModel(GeneralIQAModel):
             raise ValueError('train needs a loss: mos_loss_opt or metric_loss_opt.')
         self.cache = None
         if train_opt.get('frozen_cache'):
-            if self.opt['datasets']['train'].get('augment'):
-                raise ValueError('train.frozen_cache keeps one view of an image: leave out datasets.train.augment, or it.')
-            self.cache = FrozenCache(train_opt['frozen_cache'], self.net)
+            self.cache = FeatureCache(train_opt['frozen_cache'], self.net)
         if self.trained:
             self.setup_optimizers()
         if self.trained and train_opt.get('scheduler'):
@@ -90,7 +87,7 @@ class AlignIQAModel(GeneralIQAModel):
         self.average = None
         if train_opt.get('ema_decay') is not None:
             self.average = AveragedWeights(self.trained, train_opt['ema_decay'])
-        self.target_offsets: dict[int, Tensor] = {}  # of an image and prompt, by `_number`
+        self.target_offsets: dict[int, Tensor] = {}  # of an image and prompt, by `image_keys`
         names = [section['name'] for phase, section in self.opt['datasets'].items() if phase.startswith('val')]
         self.selection = Selection(names, self.opt.get('val') or {})
 
@@ -102,25 +99,27 @@ class AlignIQAModel(GeneralIQAModel):
 
     def feed_data(self, data: dict) -> None:
         """Take a batch: img, mos_label (b, 1), and where there are several scores targets and target_mask (b, k)."""
-        self.img_input, self.targets, self.mask, self.prompts, self.paths = self._take(data)
-
-    def _take(self, data: dict) -> tuple[Tensor, Tensor, Tensor, list[str] | None, list[str]]:
         targets = data.get('targets', data['mos_label']).to(self.device)
-        mask = data['target_mask'].to(self.device) if 'target_mask' in data else torch.ones_like(targets).bool()
-        return data['img'].to(self.device, non_blocking=True), targets, mask, data.get('prompt'), data['img_path']
+        self.img_input, self.targets = data['img'].to(self.device, non_blocking=True), targets
+        self.mask = data['target_mask'].to(self.device) if 'target_mask' in data else torch.ones_like(targets).bool()
+        self.prompts, self.paths = data.get('prompt'), data['img_path']
 
     def net_forward(self, net: nn.Module, rows: slice = slice(None)) -> Tensor:
         """Scores (b, k) of the batch, or of some of its rows, in float32."""
-        images, paths = self.img_input[rows], self.paths[rows]
-        prompts = None if self.prompts is None else self.prompts[rows]
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            scores = net(images, caption_list=prompts, plain=self.cache(images, paths) if self.cache else None)
-        if scores.shape != self.targets[rows].shape:
+        scores = self._scores(self.img_input[rows], None if self.prompts is None else self.prompts[rows])
+        self._check_targets(self.targets[rows], scores)
+        return scores
+
+    def _check_targets(self, targets: Tensor, scores: Tensor) -> None:
+        if scores.shape != targets.shape:
             raise ValueError(
-                f'the dataset gives {self.targets.shape[1]} scores an image and the network {scores.shape[1]}: set '
-                f'network.targets: {self.targets.shape[1]}, or choose other scores.'
+                f'the dataset gives {targets.shape[1]} scores an image and the network {scores.shape[1]}: set '
+                f'network.targets: {targets.shape[1]}, or choose other scores.'
             )
-        return scores.float()
+
+    def _scores(self, images: Tensor, prompts: list[str] | None) -> Tensor:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.net(images, caption_list=prompts).float()
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step on the batch; its loss is in `log_dict`. The network counts as trained from the first step on.
@@ -155,7 +154,7 @@ class AlignIQAModel(GeneralIQAModel):
         """Add the gradients of the batch, part by part; its losses, (number of losses,), as far as this process has them."""
         targets = self.targets
         if self.target_offsets:
-            keys = [_number(*pair) for pair in _pairs(self.paths, self.prompts)]
+            keys = image_keys(self.paths, self.prompts)
             targets = targets + torch.stack([self.target_offsets[key] for key in keys]).to(self.device)
         counts, weights = all_reduce(self.mask.sum(0)), self.opt['train'].get('score_weights')
         size = math.ceil(len(targets) / self.accumulate)
@@ -183,7 +182,7 @@ class AlignIQAModel(GeneralIQAModel):
 
     def _not_finite(self, what: str, iteration: int, paths: list[str]) -> str:
         names = ', '.join(Path(path).name for path in paths)
-        return f'the {what} is not a finite number at iteration {iteration}; the images of that batch: {names}.'
+        return f'the {what} is not a finite number at iteration {iteration}; the images: {names}.'
 
     # What pyiqa's loop calls
 
@@ -198,7 +197,7 @@ class AlignIQAModel(GeneralIQAModel):
 
     def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
         """Validate on a whole validation set in one process."""
-        self.record(dataloader.dataset, current_iter, self.score(dataloader, current_iter), tb_logger)
+        self.record(dataloader.dataset, current_iter, self.score(dataloader.dataset, current_iter), tb_logger)
 
     @property
     def best_metric_results(self) -> dict[str, dict[str, dict]]:
@@ -207,26 +206,39 @@ class AlignIQAModel(GeneralIQAModel):
 
     # Validation
 
-    def score(self, loader: DataLoader, iteration: int) -> Tensor:
-        """Scores, targets and whether they exist, side by side, (n, 3 k), of the images of a loader, with averaged weights.
+    def score(self, dataset: Dataset, iteration: int) -> Tensor:
+        """Scores, targets and whether they exist, side by side, (n, 3 k), of this process' images, with averaged weights.
 
         Raises:
             FloatingPointError: a score is not finite.
         """
+        places, name = list(shard(len(dataset))), dataset.opt['name']
+        labels = [labels_of(dataset, place) for place in places]
         self.net.eval()
-        tables = [torch.zeros(0, 3 * self.net.config['targets'], device=self.device)]
         try:
-            with self.average.applied() if self.average else nullcontext(), torch.no_grad():
-                for batch in tqdm(loader, desc='validation', unit='batch', leave=False, disable=None if rank() == 0 else True):
-                    self.feed_data(batch)
-                    scores = self.net_forward(self.net)
-                    if not scores.isfinite().all():
-                        what = f'score in the validation set {loader.dataset.opt["name"]}'
-                        raise FloatingPointError(self._not_finite(what, iteration, self.paths))
-                    tables.append(torch.cat([scores, self.targets, self.mask], 1))
+            with self.average.applied() if self.average else nullcontext():
+                scores = scores_of(
+                    self.net,
+                    dataset,
+                    places,
+                    None if self.trained else self.cache,
+                    self._scores,
+                    device=self.device,
+                    description=f'validation: {name}',
+                    show=rank() == 0,
+                )
         finally:
             self.net.train()
-        return torch.cat(tables)
+        unusable = (~scores.isfinite().all(1)).nonzero().flatten().tolist()
+        if unusable:
+            paths = [labels[row]['img_path'] for row in unusable[:10]]
+            raise FloatingPointError(self._not_finite(f'score in the validation set {name}', iteration, paths))
+        return torch.cat([scores, *(self._column(labels, name, scores) for name in ('targets', 'target_mask'))], 1)
+
+    def _column(self, labels: list[dict], name: str, scores: Tensor) -> Tensor:
+        column = torch.stack([label[name] for label in labels]) if labels else torch.zeros(0, scores.shape[1])
+        self._check_targets(column, scores)
+        return column.to(self.device)
 
     def record(self, dataset: Dataset, iteration: int, table: Tensor, tb_logger) -> None:
         """Log the metrics of a validation; save the network as `net_best.pth` if `selection` calls it the best."""
@@ -246,7 +258,7 @@ class AlignIQAModel(GeneralIQAModel):
     @master_only
     def save_network(self, net, net_label, current_iter=None, param_key='params'):
         """Write `models/LABEL.pth`, with the averaged weights where there are any."""
-        state = _network_state(net) | (self.average.tensors() if self.average else {})
+        state = checkpoint_state(net) | (self.average.tensors() if self.average else {})
         suffix = {None: '', -1: '_latest'}.get(current_iter, f'_{current_iter}')
         path = Path(self.opt['path']['models']) / f'{net_label}{suffix}.pth'
         atomic_write(path, serialize({param_key: {key: tensor.detach().cpu() for key, tensor in state.items()}}))
@@ -255,7 +267,7 @@ class AlignIQAModel(GeneralIQAModel):
         """All that the next step depends on beside the data and the seeds."""
         offsets = self.target_offsets
         return {
-            'net': _network_state(self.net),
+            'net': checkpoint_state(self.net),
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
             'scaler': self.scaler.state_dict(),
@@ -266,7 +278,7 @@ class AlignIQAModel(GeneralIQAModel):
 
     def load_training_state(self, state: dict) -> None:
         """Go on from what `training_state` gave."""
-        _load_network_state(self.net, state['net'])
+        load_checkpoint(self.net, state['net'], 'training state')
         for optimizer, saved_state in zip(self.optimizers, state['optimizers'], strict=True):
             optimizer.load_state_dict(saved_state)
         for scheduler, saved_state in zip(self.schedulers, state['schedulers'], strict=True):
@@ -279,73 +291,20 @@ class AlignIQAModel(GeneralIQAModel):
 
     # The start
 
-    @torch.no_grad()
     def start_as_ridge_regression(self, dataset: Dataset | None = None) -> None:
-        """Fit the head (`LinearHead.fit`), save the network as `net_start.pth`, and shift the training targets.
-
-        The head has seen the training images, so what it leaves over of their scores is less than on unseen ones, and would
-        teach the rest of the network little. The targets are therefore shifted by what the head gains from having seen an
-        image: the network learns the residual that the head has on prompts that it was not fitted to.
+        """Fit the head (`fit_head`), and save the network as `net_start.pth`.
 
         Args:
-            dataset: the training images, built already.
+            dataset: the training images, if they are built already.
         """
         alpha, section = float(self.opt['train']['ridge_alpha']), self.opt['datasets']['train']
         if dataset is None or section.get('augment'):
             dataset = build_dataset({key: value for key, value in section.items() if key != 'augment'})
-        loader = DataLoader(
-            dataset,
-            batch_size=section['batch_size_per_gpu'],
-            num_workers=section.get('num_worker_per_gpu') or 0,
-            sampler=shard(len(dataset)),
-        )
-        net, rows, keys = self.net.eval(), [], []
-        for batch in tqdm(loader, desc='ridge regression', unit='batch', leave=False, disable=None if rank() == 0 else True):
-            images, targets, mask, prompts, paths = self._take(batch)
-            if self.cache:
-                vectors = self.cache.start_vectors(images, prompts, paths)
-            else:
-                vectors = net.features(images, prompts, *net.plain_blocks(images))
-            rows.append(torch.cat([targets, mask, vectors], 1))
-            keys += [(_number(prompt or path) % FOLDS, _number(path, prompt)) for path, prompt in _pairs(paths, prompts)]
-        count, columns = len(dataset), targets.shape[1]
-        scores, mask, vectors = gather(torch.cat(rows), count).split([columns, columns, rows[0].shape[1] - 2 * columns], 1)
-        keys = gather(torch.tensor(keys, device=self.device), count)
-        left_out = net.head.fit(
-            vectors,
-            scores,
-            alpha=alpha,
-            folds=keys[:, 0].tolist(),
-            columns=slice(net.msfa.readings_width),
-            mask=mask.bool(),
-        )
-        gain = net.head(vectors) - left_out
-        broadcast([*net.buffers(), gain])
-        self.target_offsets = dict(zip(keys[:, 1].tolist(), gain.cpu(), strict=True))
-        net.is_trained = True
-        self.save_network(net, 'net_start')
-        net.train()
-        seen, unseen = ((p - scores).square()[mask.bool()].mean().sqrt() for p in (left_out + gain, left_out))
+        fit = fit_head(self.net, dataset, alpha=alpha, device=self.device, cache=self.cache)
+        self.target_offsets = fit.target_offsets
+        self.save_network(self.net, 'net_start')
+        self.net.train()
         get_root_logger().info(
-            f'The head starts as the ridge regression on {count} images, alpha {alpha}: '
-            f'RMSE {seen:.4f} on them, {unseen:.4f} when their prompts are left out.'
+            f'The head is fitted to {fit.images} images by ridge regression, alpha {alpha}: RMSE {fit.rmse:.4f} on them, '
+            f'{fit.rmse_left_out:.4f} when their prompts are left out.'
         )
-
-
-def _pairs(paths: list[str], prompts: list[str] | None) -> Iterable[tuple[str, str]]:
-    return zip(paths, prompts or [''] * len(paths), strict=True)
-
-
-def _number(*texts: str) -> int:
-    """A number of 60 bits that stands for texts, the same in every process."""
-    return int(hashlib.sha256('\n'.join(texts).encode()).hexdigest()[:15], 16)
-
-
-def _network_state(net: nn.Module) -> dict[str, Tensor]:
-    """The network's tensors in a checkpoint or a training state."""
-    return net.state_dict()
-
-
-def _load_network_state(net: nn.Module, state: dict[str, Tensor], *, strict: bool = True) -> None:
-    """Give the network the tensors of a checkpoint or a training state."""
-    net.load_state_dict(state, strict=strict)

@@ -4,71 +4,104 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.data.feature_cache import FeatureCache, has_frozen_features
+from align_iqa_plugin.models.sampler import build_loader
+
+Forward = Callable[[Tensor, list[str] | None], Tensor]
+"""Images (b, 3, h, w) and their prompts to one row for each image, (b, k)."""
 
 
 @torch.no_grad()
 def run_over(
-    function: Callable[[Tensor, list[str] | None], Tensor],
+    forward: Forward,
     dataset: Dataset,
     places: Sequence[int],
     *,
     device: torch.device,
-    batch_size: int,
-    workers: int = 0,
     description: str = '',
     show: bool = True,
-) -> Iterator[tuple[list[int], list[str], Tensor]]:
-    """Call a function on the images of a dataset, batch by batch, in their order.
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Call a function on images of a dataset, batch by batch, in the order of their places.
 
     Args:
-        function: called with images (b, 3, h, w) on the device and their prompts.
+        dataset: its options say how large a batch is, and how many processes read images.
         places: the images to take, by their index.
         show: draw a progress bar on standard error, if that is a terminal.
 
     Yields:
-        The places of a batch, the paths of its images, and what the function gave for it (b, k).
+        The places of a batch, and what the function gave for it, (b, k).
     """
-    # a loader draws a number when it starts: its own generator leaves the random numbers of a training alone
-    loader = DataLoader(Subset(dataset, places), batch_size, num_workers=workers, generator=torch.Generator())
+    loader = build_loader(Subset(dataset, places), dataset.opt, sampler=range(len(places)))
     start = 0
     for batch in tqdm(loader, desc=description, unit='batch', leave=False, disable=None if show else True):
-        paths = batch['img_path']
-        yield list(places[start : start + len(paths)]), paths, function(batch['img'].to(device), batch.get('prompt'))
-        start += len(paths)
+        rows = forward(batch['img'].to(device), batch.get('prompt'))
+        yield list(places[start : start + len(rows)]), rows
+        start += len(rows)
 
 
 def features_of(
-    network: AlignIQA, dataset: Dataset, places: Sequence[int], cache: FeatureCache | None = None, **loading
+    network: AlignIQA, dataset: Dataset, places: Sequence[int], cache: FeatureCache | None = None, **shown
 ) -> Tensor:
-    """What the head reads of images, (n, f), in float32; only the images that the cache lacks are decoded.
+    """What the head reads of images, (n, f), in float32; only images that the cache lacks are decoded.
 
     Args:
         network: in evaluation mode.
         dataset: an `AIGCIQADataset`, if there is a cache.
         places: the images, by their index.
-        cache: is read and filled where the features are frozen.
-        loading: as of `run_over`.
+        cache: is read and filled, if the features are frozen.
+        shown: device, description and show, as of `run_over`.
     """
     cache = cache if has_frozen_features(network) else None
     rows: dict[int, Tensor] = {}
     if cache is not None:
-        found = {place: cache.read(dataset.paths[place]) for place in places}
-        rows = {place: features for place, features in found.items() if features is not None}
+        paths, view = dataset.paths, dataset.view
+        found = {place: cache.read(paths[place], view) for place in places}
+        rows = {place: features.to(shown['device']) for place, features in found.items() if features is not None}
     missing = [place for place in places if place not in rows]
+    if missing and cache is not None:
+        dataset.check_images(missing)
 
     def forward(images: Tensor, prompts: list[str] | None) -> Tensor:
         # the precision of a training must not get into what later trainings read
         with torch.autocast(images.device.type, enabled=False):
             return network.forward_features(images, prompts).float()
 
-    for batch, paths, features in run_over(forward, dataset, missing, **loading):
-        for place, path, row in zip(batch, paths, features, strict=True):
+    for batch, features in run_over(forward, dataset, missing, **shown):
+        for place, row in zip(batch, features, strict=True):
             rows[place] = row
             if cache is not None:
-                cache.write(path, row)
-    return torch.stack([rows[place].to(loading['device']) for place in places])
+                cache.write(paths[place], row, view)
+    return torch.stack([rows[place] for place in places])
+
+
+@torch.no_grad()
+def scores_of(
+    network: AlignIQA,
+    dataset: Dataset,
+    places: Sequence[int],
+    cache: FeatureCache | None = None,
+    forward: Forward | None = None,
+    **shown,
+) -> Tensor:
+    """The scores of images, (n, k); arguments as of `features_of`.
+
+    Args:
+        forward: scores a batch in place of the network itself, for example in another precision.
+    """
+    if cache is not None and has_frozen_features(network):
+        return network.head(features_of(network, dataset, places, cache, **shown))
+    rows = [scores for _, scores in run_over(forward or network, dataset, places, **shown)]
+    return torch.cat(rows) if rows else torch.zeros(0, network.config['targets'], device=shown['device'])
+
+
+def labels_of(dataset: Dataset, place: int) -> dict:
+    """targets (k,), target_mask (k,), prompt and img_path of an image, which is not decoded."""
+    if hasattr(dataset, 'labels'):
+        return dataset.labels(place)
+    path, mos = dataset.paths_mos[place][:2]  # as all datasets of pyiqa without reference images
+    targets = torch.tensor([mos], dtype=torch.float32)
+    return {'targets': targets, 'target_mask': torch.ones(1, dtype=torch.bool), 'prompt': '', 'img_path': path}

@@ -37,7 +37,6 @@ from align_iqa_plugin.models.process_group import (
     gather,
     process_group,
     rank,
-    shard,
     world_size,
 )
 from align_iqa_plugin.models.progress import Progress
@@ -107,9 +106,11 @@ def _train(given: dict, root: Path, resume: bool) -> dict[str, dict[str, dict]]:
 
         options['manual_seed'] = _common_seed(options.get('manual_seed'), device)
         seed_everything(options['manual_seed'])
-        train_set = build_dataset(options['datasets']['train'])
-        val_sets = [build_dataset(section) for phase, section in options['datasets'].items() if phase != 'train']
         model = build_model(options)
+        # images whose features are cached are neither decoded nor checked
+        checked = {'check_images': False} if model.cache and not model.trained else {}
+        sets = {phase: build_dataset(section | checked) for phase, section in options['datasets'].items()}
+        train_set, val_sets = sets.pop('train'), list(sets.values())
         broadcast([*model.net.parameters(), *model.net.buffers()])
         if state is not None:
             model.load_training_state(state['model'])
@@ -234,8 +235,7 @@ class _Loop:
 
     def _validate(self) -> None:
         for val_set in self.val_sets:
-            loader = build_loader(val_set, val_set.opt, sampler=shard(len(val_set)))
-            table = gather(self.model.score(loader, self.iteration), len(val_set))
+            table = gather(self.model.score(val_set, self.iteration), len(val_set))
             self.model.record(val_set, self.iteration, table, self.tb_logger)
 
     def _save_state(self) -> None:

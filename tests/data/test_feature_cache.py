@@ -1,130 +1,99 @@
+import os
+
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.functional import to_tensor
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
-from align_iqa_plugin.data.feature_cache import FrozenCache
+from align_iqa_plugin.data.feature_cache import FeatureCache, has_frozen_features
 from align_iqa_plugin.data.images import read_image
 
-
-@pytest.fixture
-def network(tiny_options):
-    torch.manual_seed(0)
-    return AlignIQA(**{key: value for key, value in tiny_options['network'].items() if key != 'type'})
+TINY = {'backbone': 'test_vit', 'backbone_weights': 'random', 'input_size': 32}
+GUIDED = {'guide': 'saliency', 'guide_options': {'scales': (32,)}, 'injection': 'cgi'}
 
 
-def another(tiny_options, seed=0, **changes):
+def network(seed=0, **options):
     torch.manual_seed(seed)
-    return AlignIQA(**{key: value for key, value in (tiny_options['network'] | changes).items() if key != 'type'})
+    return AlignIQA(**TINY | options).eval()
 
 
 @pytest.fixture
-def files(tiny_images):
-    return [str(path) for path in sorted((tiny_images / 'images').iterdir())[:6]]
+def path(tiny_images, tmp_path):
+    copy = tmp_path / 'image.png'
+    copy.write_bytes(next((tiny_images / 'images').iterdir()).read_bytes())
+    return str(copy)
 
 
-@pytest.fixture
-def images(files):
-    from torchvision.transforms.functional import to_tensor
-
-    return torch.stack([to_tensor(read_image(path)) for path in files])
-
-
-def counted(network):
-    """A list that grows with every image that goes through the first and the last block."""
-    calls = []
-    for block in (network.backbone.vit.blocks[0], network.backbone.vit.blocks[-1]):
-        block.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
-    return calls
-
-
-@pytest.mark.parametrize('first_block', [0, 2, 3, 4, 5])
-def test_it_gives_what_the_blocks_give_wherever_the_injection_begins(first_block, tiny_options, files, images, tmp_path):
-    network = another(tiny_options, injection_options={'first_block': first_block, 'bottleneck': 8})
-    outputs, tokens = network.plain_blocks(images)
-    for _ in range(2):
-        cached, cached_tokens = FrozenCache(tmp_path, network)(images, files)
-        assert len(cached) == len(outputs)
-        for one, other in zip([*cached, cached_tokens], [*outputs, tokens], strict=True):
-            torch.testing.assert_close(one, other, atol=2e-3, rtol=2e-3)
-
-
-def test_the_blocks_run_once_an_image(network, files, images, tmp_path):
-    cache = FrozenCache(tmp_path, network)
-    calls = counted(network)
-    for start in (0, 0, 2):
-        cache(images[start : start + 4], files[start : start + 4])
-    assert calls == [4, 4]
-
-
-def test_what_leaves_a_stage_and_enters_the_injection_is_stored_once(tiny_options, files, images, tmp_path):
-    shapes = []
-    for first_block in (4, 5):  # block 3 ends a stage, block 4 does not
-        network = another(tiny_options, injection_options={'first_block': first_block, 'bottleneck': 8})
-        cache = FrozenCache(tmp_path / str(first_block), network)
-        cache(images, files)
-        shapes.append({np.load(file).shape[0] for file in (tmp_path / str(first_block)).iterdir()})
-    assert network.backbone.stage_ends == [1, 2, 3, 5]
-    assert shapes == [{3}, {4}]
-
-
-def test_it_knows_another_network_and_a_changed_image(network, tiny_options, files, tmp_path):
-    cache = FrozenCache(tmp_path, network)
-    copy = tmp_path / 'copy.png'
-    copy.write_bytes(open(files[0], 'rb').read())
-    before = cache._files(torch.zeros(1, 3, 8, 8), [str(copy)], cache.key)
-    copy.write_bytes(copy.read_bytes() + b' ')
-    after = cache._files(torch.zeros(1, 3, 8, 8), [str(copy)], cache.key)
-    assert after != before
-    assert cache._files(torch.zeros(1, 3, 8, 9), [str(copy)], cache.key) not in (before, after)
-    assert FrozenCache(tmp_path, another(tiny_options, seed=1)).key != cache.key
-    assert FrozenCache(tmp_path, another(tiny_options)).key == cache.key
-
-
-def test_the_vectors_of_the_start_are_those_of_the_network_and_cost_no_block_the_second_time(network, files, images, tmp_path):
-    cache = FrozenCache(tmp_path, network)
+def features(net, path):
     with torch.no_grad():
-        expected = network.features(images, None, *cache(images, files))
-        first = cache.start_vectors(images, None, files)
-        calls = counted(network)
-        second = cache.start_vectors(images, None, files)
-    assert calls == []
-    assert torch.equal(first, expected)
-    assert torch.equal(second, expected)
+        return net.forward_features(to_tensor(read_image(path))[None])[0]
 
 
-@pytest.mark.parametrize('change', ['seed of the aggregation', 'aggregation'])
-def test_the_vectors_of_another_aggregation_are_others(change, network, tiny_options, files, images, tmp_path):
-    other = another(tiny_options, **({'aggregation': 'last_map'} if change == 'aggregation' else {}))
-    if change != 'aggregation':
-        torch.nn.init.normal_(other.msfa.reduce[0].weight)
-    with torch.no_grad():
-        FrozenCache(tmp_path, network).start_vectors(images, None, files)
-        vectors = FrozenCache(tmp_path, other).start_vectors(images, None, files)
-        torch.testing.assert_close(vectors, other.features(images, None, *other.plain_blocks(images)), atol=1e-2, rtol=1e-2)
+def test_what_is_written_is_read_bit_for_bit(path, tmp_path):
+    net, cache = network(), FeatureCache(tmp_path / 'cache', network())
+    assert cache.read(path) is None
+    cache.write(path, features(net, path))
+    assert torch.equal(FeatureCache(tmp_path / 'cache', network()).read(path), features(net, path))
 
 
-@pytest.mark.parametrize('change', [{'injection': 'vpt_add', 'injection_options': {'first_block': 4}}, 'open gate'])
-def test_the_vectors_are_not_kept_where_guidance_enters_already(change, tiny_options, files, images, tmp_path):
-    network = another(tiny_options, **({} if change == 'open gate' else change))
-    if change == 'open gate':
-        torch.nn.init.ones_(network.injection.blocks[0].gate)
-    cache = FrozenCache(tmp_path, network)
-    with torch.no_grad():
-        cache.start_vectors(images, None, files)
-        calls = counted(network)
-        torch.nn.init.normal_(network.guide.embed.weight)
-        vectors = cache.start_vectors(images, None, files)
-        torch.testing.assert_close(vectors, network.features(images, None, *cache(images, files)))
-    assert calls == [6, 6]
+@pytest.mark.parametrize(
+    'changes', [{'seed': 1}, {'stages': 3}, {'input_size': 64}, {'aggregation': 'msfa', 'aggregation_options': {'channels': 4}}]
+)
+def test_another_network_has_other_features(changes, path, tmp_path):
+    FeatureCache(tmp_path, network()).write(path, torch.zeros(3))
+    assert FeatureCache(tmp_path, network(**changes)).read(path) is None
 
 
-def test_an_empty_and_a_torn_file_are_written_again(network, files, images, tmp_path):
-    cache = FrozenCache(tmp_path, network)
-    expected = cache(images, files)
-    empty, torn, *_ = tmp_path.iterdir()
-    empty.write_bytes(b'')
-    torn.write_bytes(torn.read_bytes()[:-5])
-    for _ in range(2):
-        torch.testing.assert_close(cache(images, files), expected, atol=0, rtol=0)
-    assert len({file.stat().st_size for file in tmp_path.iterdir()}) == 1
+def test_an_aggregation_of_other_weights_has_other_features(path, tmp_path):
+    net = network(aggregation='msfa', aggregation_options={'channels': 4})
+    FeatureCache(tmp_path, net).write(path, torch.zeros(3))
+    torch.nn.init.ones_(net.msfa.reduce[0].weight)
+    assert FeatureCache(tmp_path, net).read(path) is None
+
+
+def test_guidance_and_head_do_not_matter(path, tmp_path):
+    FeatureCache(tmp_path, network()).write(path, torch.zeros(3))
+    assert FeatureCache(tmp_path, network(**GUIDED, head='linear')).read(path) is not None
+
+
+def test_another_view_and_a_changed_image_have_other_features(path, tmp_path):
+    cache = FeatureCache(tmp_path, network())
+    cache.write(path, torch.zeros(3), '224')
+    assert cache.read(path, '224') is not None
+    assert cache.read(path) is None
+    os.utime(path, ns=(1, 1))
+    assert cache.read(path, '224') is None
+
+
+@pytest.mark.parametrize('content', [b'', b'\x93NUMPY', b'hello'])
+def test_a_damaged_file_counts_as_missing(content, path, tmp_path):
+    cache = FeatureCache(tmp_path / 'cache', network())
+    cache.write(path, torch.zeros(3))
+    (file,) = (tmp_path / 'cache').iterdir()
+    file.write_bytes(content)
+    assert cache.read(path) is None
+    cache.write(path, torch.ones(3))
+    assert torch.equal(cache.read(path), torch.ones(3))
+
+
+def test_code_in_a_file_is_never_run(path, tmp_path):
+    cache = FeatureCache(tmp_path / 'cache', network())
+    cache.write(path, torch.zeros(3))
+    (file,) = (tmp_path / 'cache').iterdir()
+    np.save(file, np.array([os.getcwd], dtype=object), allow_pickle=True)
+    assert cache.read(path) is None
+
+
+def test_features_of_a_trained_backbone_are_not_kept(tmp_path):
+    with pytest.raises(ValueError, match='freeze_backbone'):
+        FeatureCache(tmp_path, network(freeze_backbone=False))
+
+
+def test_features_are_frozen_where_nothing_is_injected_or_all_gates_are_zero():
+    assert has_frozen_features(network())
+    guided = network(**GUIDED)
+    assert has_frozen_features(guided)
+    torch.nn.init.ones_(guided.injection['5'].gate)
+    assert not has_frozen_features(guided)
+    assert not has_frozen_features(network(**{**GUIDED, 'injection': 'vpt_add'}))
