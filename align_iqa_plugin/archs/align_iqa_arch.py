@@ -18,11 +18,17 @@ was not found to help (docs/results.md).
 Weights come from and go to files in `pretrained.py`; pyiqa builds networks by `pretrained.create_align_iqa`.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from align_iqa_plugin.archs.backbone import GuidedViT
+from align_iqa_plugin.archs.head import LinearHead
+from align_iqa_plugin.archs.injection import Injection
+from align_iqa_plugin.archs.msfa import StagePool
 from align_iqa_plugin.archs.parts import build_part
 from align_iqa_plugin.archs.weights import PACKAGED_BACKBONE, backbone_state
 from align_iqa_plugin.runtime.prompted_tensor import split_prompts
@@ -61,6 +67,12 @@ class AlignIQA(nn.Module):
         ValueError: an unknown name or option, a guide without an injection, or weights that do not fit the backbone.
     """
 
+    guide: nn.Module | None
+    injection: Injection | None
+    msfa: StagePool
+    head: LinearHead
+    trained: Tensor
+
     def __init__(
         self,
         *,
@@ -70,13 +82,13 @@ class AlignIQA(nn.Module):
         input_size: int = 224,
         stages: int = 4,
         guide: str = 'none',
-        guide_options: dict | None = None,
+        guide_options: dict[str, Any] | None = None,
         injection: str = 'none',
-        injection_options: dict | None = None,
+        injection_options: dict[str, Any] | None = None,
         aggregation: str = 'stage_pool',
-        aggregation_options: dict | None = None,
+        aggregation_options: dict[str, Any] | None = None,
         head: str = 'kernel',
-        head_options: dict | None = None,
+        head_options: dict[str, Any] | None = None,
         targets: int = 1,
     ):
         super().__init__()
@@ -95,7 +107,7 @@ class AlignIQA(nn.Module):
             state=backbone_state(backbone, backbone_weights),
         )
         width, depth = self.backbone.width, len(self.backbone.vit.blocks)
-        self.config: dict = {
+        self.config: dict[str, Any] = {
             'backbone': backbone.split('.')[0],
             'freeze_backbone': freeze_backbone,
             'input_size': input_size,
@@ -111,14 +123,16 @@ class AlignIQA(nn.Module):
             self.guide, _ = build_part('guide', guide, guide_options)
             given = {'width': width, 'guidance_width': self.guide.dim, 'depth': depth}
             self.injection, options = build_part('injection', injection, injection_options, **given)
-            self.config['injection_options'] = options | {'blocks': [int(block) for block in self.injection]}
+            self.config['injection_options'] = options | {'blocks': self.injection.blocks}
         self.msfa, options = build_part('aggregation', aggregation, aggregation_options, width=width, stages=stages)
         self.config['aggregation_options'] = options
         self.head, options = build_part('head', head, head_options, width=self.msfa.width, targets=targets)
         self.config['head_options'] = options
         self.register_buffer('trained', torch.tensor(False))
 
-    def forward(self, image: Float[Tensor, 'b c h w'], caption_list: list[str | None] | None = None) -> Float[Tensor, 'b k']:
+    def forward(
+        self, image: Float[Tensor, 'b c h w'], caption_list: Sequence[str | None] | None = None
+    ) -> Float[Tensor, 'b k']:
         """Score a batch.
 
         Args:
@@ -141,7 +155,7 @@ class AlignIQA(nn.Module):
         return self.head(self.forward_features(image, caption_list))
 
     def forward_features(
-        self, image: Float[Tensor, 'b c h w'], caption_list: list[str | None] | None = None
+        self, image: Float[Tensor, 'b c h w'], caption_list: Sequence[str | None] | None = None
     ) -> Float[Tensor, 'b f']:
         """The vector that the head reads; arguments as of `forward`."""
         image, caption_list = _checked(image, caption_list)
@@ -163,7 +177,7 @@ class AlignIQA(nn.Module):
         return self.guide is not None and getattr(self.guide, 'reads_prompts', True)
 
 
-def _checked(image: Tensor, caption_list: list[str | None] | None) -> tuple[Tensor, list[str | None] | None]:
+def _checked(image: Tensor, caption_list: Sequence[str | None] | None) -> tuple[Tensor, Sequence[str | None] | None]:
     """RGB images as a plain tensor, and their prompts."""
     image, carried = split_prompts(image)
     caption_list = carried if caption_list is None else caption_list

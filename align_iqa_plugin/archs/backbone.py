@@ -4,6 +4,8 @@ Align-IQA keeps a general-purpose plain ViT (paper, appendix 1.2) and cuts it in
 Freezing the ViT, and turning an image of any size into its input, are our choices: see `GuidedViT.preprocess`.
 """
 
+from typing import Any
+
 import timm
 import torch
 import torch.nn.functional as F
@@ -31,6 +33,9 @@ class GuidedViT(nn.Module):
         RuntimeError: timm's hub cannot be reached.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         *,
@@ -53,8 +58,9 @@ class GuidedViT(nn.Module):
         self.input_size = input_size
         self.patch_size: int = self.vit.patch_embed.patch_size[0]
         self.frozen = frozen
-        self.register_buffer('mean', torch.tensor(self.vit.pretrained_cfg['mean']).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer('std', torch.tensor(self.vit.pretrained_cfg['std']).view(1, 3, 1, 1), persistent=False)
+        config: Any = self.vit.pretrained_cfg
+        self.register_buffer('mean', torch.tensor(config['mean']).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(config['std']).view(1, 3, 1, 1), persistent=False)
         if frozen:
             self.requires_grad_(False).eval()
 
@@ -77,13 +83,12 @@ class GuidedViT(nn.Module):
         """
         pixels = self.preprocess(image)
         if not injection:
-            stages = self.vit.forward_intermediates(
+            outputs: list[Any] = self.vit.forward_intermediates(  # type: ignore[assignment]  # its form depends on the arguments
                 pixels, indices=self.stage_ends, return_prefix_tokens=True, intermediates_only=True
             )
             if not self.vit.num_prefix_tokens:  # then timm returns the maps alone
-                return [stage_map.mean((-2, -1)) for stage_map in stages], stages
-            class_tokens = [self._class_token(prefix, stage_map) for stage_map, prefix in stages]
-            return class_tokens, [stage_map for stage_map, _ in stages]
+                return [stage_map.mean((-2, -1)) for stage_map in outputs], outputs
+            return [self._class_token(prefix, stage_map) for stage_map, prefix in outputs], [output[0] for output in outputs]
         grid = (pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)
         tokens, stages = self.embed(pixels), []
         for index, block in enumerate(self.vit.blocks):
@@ -100,7 +105,9 @@ class GuidedViT(nn.Module):
         It is resized (bicubic, antialiased) to the area of input_size x input_size, its aspect ratio kept to the nearest whole
         patch. A square image becomes input_size x input_size; for other shapes position embeddings are resampled.
         """
-        return (resize(image, view_size(*image.shape[-2:], self.input_size, self.patch_size)) - self.mean) / self.std
+        return (
+            resize(image, view_size(image.shape[-2], image.shape[-1], self.input_size, self.patch_size)) - self.mean
+        ) / self.std
 
     def embed(self, pixels: Float[Tensor, 'b 3 h w']) -> Float[Tensor, 'b n d']:
         """Prefix tokens (class, registers) and patch tokens as they enter the first block."""

@@ -7,6 +7,9 @@ from being distorted while a head is still random (Kumar et al., "Fine-Tuning ca
 Out-of-Distribution", ICLR 2022).
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -14,6 +17,11 @@ from torch import Tensor, nn
 
 class LinearHead(nn.Module):
     """`head: linear`: a linear map of standardised features, set by `fit` and never trained: all of it is buffers."""
+
+    mean: Tensor
+    std: Tensor
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, *, width: int, targets: int = 1):
         super().__init__()
@@ -82,6 +90,11 @@ class KernelHead(LinearHead):
         linear: weight of the linear kernel, which is scaled so that the fitted rows' mean squared norm is 1.
     """
 
+    projection: Tensor
+    scale: Tensor
+    support_vectors: Tensor
+    coefficients: Tensor
+
     def __init__(self, *, width: int, targets: int = 1, components: int = 128, gamma: float = 0.3, linear: float = 0.1):
         super().__init__(width=width, targets=targets)
         self.gamma, self.linear = gamma, linear
@@ -137,7 +150,7 @@ class KernelHead(LinearHead):
         )
         return torch.exp(-self.scale * squares.clamp_min(0))
 
-    def _load_from_state_dict(self, state_dict, prefix, *rest):
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:
         # the number of support vectors is data: take that of the state, also where the network is part of another module
         for name in ('support_vectors', 'coefficients'):
             if f'{prefix}{name}' in state_dict:
@@ -160,11 +173,10 @@ class MLPHead(KernelHead):
 
     def __init__(self, *, width: int, targets: int = 1, hidden: int = 128, dropout: float = 0.5):
         super().__init__(width=width, targets=targets)
-        self.mlp = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, targets)
-        )
-        nn.init.zeros_(self.mlp[-1].weight)
-        nn.init.zeros_(self.mlp[-1].bias)
+        last = nn.Linear(hidden, targets)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.mlp = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), last)
 
     def forward(self, vector: Float[Tensor, 'b d']) -> Float[Tensor, 'b k']:
         """A score for each target, in the unit of its MOS, higher is better."""

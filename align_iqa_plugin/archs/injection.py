@@ -17,6 +17,9 @@ class Injection(nn.ModuleDict):
 
     A layer maps tokens (b, n, d) and guidance (b, g, e) to tokens, and does not know its block.
 
+    Attributes:
+        blocks: their numbers, in order.
+
     Args:
         layer: makes one layer.
         blocks: numbers of blocks, from 0; negative ones count from the last block.
@@ -30,7 +33,8 @@ class Injection(nn.ModuleDict):
         unknown = [block for block in blocks if block not in range(-depth, depth)]
         if unknown or not blocks:
             raise ValueError(f'blocks is {list(blocks)}, but the backbone has {depth} blocks: choose from 0 to {depth - 1}.')
-        super().__init__({str(block): layer() for block in sorted({block % depth for block in blocks})})
+        self.blocks = sorted({block % depth for block in blocks})
+        super().__init__({str(block): layer() for block in self.blocks})
 
 
 class BottleneckCrossAttention(nn.Module):

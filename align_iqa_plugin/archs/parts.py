@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -11,7 +12,7 @@ from align_iqa_plugin.archs.injection import INJECTIONS
 from align_iqa_plugin.archs.msfa import AGGREGATIONS
 from align_iqa_plugin.runtime.names import suggest
 
-PARTS: dict[str, Mapping[str, str | type]] = {
+PARTS: dict[str, Mapping[str, Any]] = {
     'guide': GUIDES,
     'injection': INJECTIONS,
     'aggregation': AGGREGATIONS,
@@ -29,10 +30,11 @@ def part_class(part: str, name: str) -> Callable[..., nn.Module]:
     """
     if name not in PARTS[part]:
         raise ValueError(f"unknown {part} '{name}'{suggest(name, [*PARTS[part], *['none'] * (part in OPTIONAL)])}")
-    return guide_class(name) if part == 'guide' else PARTS[part][name]
+    cls: Callable[..., nn.Module] = guide_class(name) if part == 'guide' else PARTS[part][name]
+    return cls
 
 
-def build_part(part: str, name: str, options: Mapping | None, **given) -> tuple[nn.Module, dict]:
+def build_part(part: str, name: str, options: Mapping[str, Any] | None, **given: Any) -> tuple[Any, dict[str, Any]]:
     """The part of this name, and its options with the defaults filled in.
 
     Args:

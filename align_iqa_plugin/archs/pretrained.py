@@ -7,8 +7,9 @@ file holds the frozen parts as well, and all keywords of the network.
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,7 +22,7 @@ from align_iqa_plugin.runtime.hashes import state_digest
 METADATA = 'metadata'
 
 
-def create_align_iqa(*, pretrained: bool = False, pretrained_model_path: str | None = None, **network) -> AlignIQA:
+def create_align_iqa(*, pretrained: bool = False, pretrained_model_path: str | None = None, **network: Any) -> AlignIQA:
     """Align-IQA with or without trained weights: what pyiqa builds under the name `AlignIQA`.
 
     Args:
@@ -94,7 +95,7 @@ def load_checkpoint(network: AlignIQA, state: Mapping[str, Tensor], name: str) -
     network.is_trained = saved is None or saved['trained']
 
 
-def read_network(path: str | Path, key: str) -> dict:
+def read_network(path: str | Path, key: str) -> dict[str, Any]:
     """The keywords of `AlignIQA` that a file states; empty where it states none.
 
     An exported file states all of them. A checkpoint states those that decide about shapes, and that no weights of the backbone
@@ -162,7 +163,7 @@ def _metadata(network: AlignIQA) -> Tensor:
     return torch.tensor(list(json.dumps(content, sort_keys=True).encode()), dtype=torch.uint8)
 
 
-def _parse(data: Tensor) -> dict:
+def _parse(data: Tensor) -> dict[str, Any]:
     try:
         saved = json.loads(bytes(data.tolist()))
     except (TypeError, ValueError):
@@ -177,7 +178,7 @@ def _normalisation(network: AlignIQA) -> list[list[float]]:
     return [network.backbone.mean.flatten().tolist(), network.backbone.std.flatten().tolist()]
 
 
-def _check_complete(network: AlignIQA, state: Mapping[str, Tensor]) -> None:
+def _check_complete(network: AlignIQA, state: dict[str, Tensor]) -> None:
     own = _without_flag(network.state_dict()).keys()
     state.pop('trained', None)
     if own != state.keys():
@@ -189,7 +190,7 @@ def _check_complete(network: AlignIQA, state: Mapping[str, Tensor]) -> None:
         )
 
 
-def _check_same_network(network: AlignIQA, saved: Mapping) -> None:
+def _check_same_network(network: AlignIQA, saved: Mapping[str, Any]) -> None:
     theirs, ours = dict(saved['network']), dict(network.config)
     if theirs.pop('targets', 1) < ours.pop('targets'):
         raise ValueError(f'it has fewer targets than this network, {network.config["targets"]}.')
@@ -252,7 +253,7 @@ def _from_0_3(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if '_extra_state' not in state:
         return state
     data = _parse(state.pop('_extra_state'))
-    first = (data['network'].get('injection_options') or {}).get('first_block')
+    first = int((data['network'].get('injection_options') or {}).get('first_block', 0))
     data['network'] = _network_from_0_3(data['network'], state)
     renamed = {}
     for name, tensor in state.items():
@@ -266,7 +267,7 @@ def _from_0_3(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed | {METADATA: torch.tensor(list(json.dumps(data, sort_keys=True).encode()), dtype=torch.uint8)}
 
 
-def _network_from_0_3(network: Mapping, names: Mapping | list[str]) -> dict:
+def _network_from_0_3(network: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     network = dict(network)
     aggregation = network.get('aggregation', 'msfa')
     if aggregation in ('none', 'last_map'):

@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -30,6 +31,7 @@ def read_weights(path: str | Path, key: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f'{key}: there is no file {path}.')
     try:
+        state: Any
         if path.suffix == '.safetensors':
             state = load_file(path)
         elif zipfile.is_zipfile(path):

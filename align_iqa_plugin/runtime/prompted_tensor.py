@@ -93,9 +93,9 @@ def split_prompts(images: Tensor) -> tuple[Tensor, list[str] | None]:
 def _prompts_of_stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None) -> list[str] | None:
     """Those of a batch that `torch.stack`, with the same arguments, makes of single images."""
     carried = [image.prompts if isinstance(image, PromptedTensor) else None for image in tensors]
-    if dim != 0 or any(prompts is None for prompts in carried) or tensors[0].ndim != IMAGE_DIMENSIONS:
+    if dim != 0 or None in carried or tensors[0].ndim != IMAGE_DIMENSIONS:
         return None
-    return [prompt for (prompt,) in carried]
+    return [prompt for prompts in carried if prompts for prompt in prompts]
 
 
 def _restored(images: Tensor, prompts: list[str] | None) -> Tensor:

@@ -34,7 +34,7 @@ class SaliencyGuide(nn.Module):
         self.embed = nn.Linear(2 * len(scales), dim)
         self.position = nn.Parameter(torch.randn(1, GRID * GRID, dim) * 0.02)  # 0.02: timm's for position embeddings
 
-    def forward(self, image: Float[Tensor, 'b 3 h w'], prompts: list[str | None] | None) -> Float[Tensor, 'b g e']:
+    def forward(self, image: Float[Tensor, 'b 3 h w'], prompts: Sequence[str | None] | None) -> Float[Tensor, 'b g e']:
         """RGB in [0, 1] of any size to 14 x 14 guidance tokens; `prompts` are not used."""
         return self.embed(self.features(image)) + self.position
 

@@ -14,6 +14,7 @@ is an embedding of the visual-semantic relation from a VLM such as CLIP. Every e
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -53,6 +54,9 @@ class SemanticGuide(nn.Module):
         FileNotFoundError: no such file, or the weights cannot be downloaded.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         *,
@@ -68,7 +72,7 @@ class SemanticGuide(nn.Module):
         self.prompt_dropout = prompt_dropout
         self.dim = dim
 
-        self.vlm = _load_vlm(vlm, vlm_pretrained, vlm_weights).requires_grad_(False).eval()
+        self.vlm: Any = _load_vlm(vlm, vlm_pretrained, vlm_weights).requires_grad_(False).eval()
         self.tokenizer = _load_tokenizer(vlm)
         mean, std = (torch.tensor(self.vlm.visual.preprocess_cfg[key]).view(3, 1, 1) for key in ('mean', 'std'))
         self.register_buffer('mean', mean, persistent=False)
@@ -164,8 +168,8 @@ class SemanticGuide(nn.Module):
 
     def _encode_prompts(self, prompts: list[str | None]) -> list[Tensor]:
         """For each prompt the features (k, c) of what `_texts` gives for it: of length 1, without gradient."""
-        features = {prompt: self._text_cache.pop(prompt, None) for prompt in dict.fromkeys(prompts)}
-        missing = [prompt for prompt, feature in features.items() if feature is None]
+        features = {prompt: self._text_cache.pop(prompt) for prompt in dict.fromkeys(prompts) if prompt in self._text_cache}
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in features]
         if missing:
             features.update(zip(missing, self._encode_texts([_texts(prompt) for prompt in missing]), strict=True))
         self._text_cache.update(features)
@@ -186,10 +190,10 @@ class SemanticGuide(nn.Module):
         """Softmax (b, k) over k texts (k, c) or (b, k, c) with the VLM's own temperature."""
         return (self.vlm.logit_scale.exp() * (image_feature[:, None] * text_features).sum(-1)).softmax(-1)
 
-    def _forget_texts(self, *_) -> None:
+    def _forget_texts(self, *_: Any) -> None:
         self._text_cache.clear()
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Any, recurse: bool = True) -> 'SemanticGuide':
         self._forget_texts()
         return super()._apply(fn, recurse)
 
@@ -213,7 +217,7 @@ def _texts(prompt: str | None) -> list[str]:
     return [prompt, *(f"a photo that {word} matches '{prompt}'" for word in MATCH_WORDS)]
 
 
-def _load_vlm(vlm: str, vlm_pretrained: str | None, vlm_weights: str | None) -> nn.Module:
+def _load_vlm(vlm: str, vlm_pretrained: str | None, vlm_weights: str | None) -> Any:
     config = open_clip.get_model_config(vlm) if vlm in open_clip.list_models() else None
     if config is None:
         raise ValueError(f"unknown vlm '{vlm}'{suggest(vlm, open_clip.list_models())}")
@@ -261,7 +265,7 @@ def _load_vlm(vlm: str, vlm_pretrained: str | None, vlm_weights: str | None) -> 
         ) from error
 
 
-def _load_tokenizer(vlm: str):
+def _load_tokenizer(vlm: str) -> Any:
     try:
         return open_clip.get_tokenizer(vlm)
     except Exception as error:
