@@ -54,7 +54,7 @@ def optimizer(section: Any) -> dict | None:
     names = [name for name in section if isinstance(name, str)] if isinstance(section, dict) else []
     rates = [name for name in names if re.match('lr_.', name)]
     decays = [name.replace('lr_', 'weight_decay_', 1) for name in rates]
-    further = {'lr': (Number, ...), 'layer_decay': (Share | None, None)}
+    further = {'lr': (Number, ...), 'layer_decay': (Share, None)}
     further |= dict.fromkeys([*rates, *decays], (NotNegative, 0.0))
     return _of_class(
         section,
@@ -222,7 +222,7 @@ def _of_class(
     if section is None:
         return None
     known: Any = Annotated[Text, AfterValidator(partial(known_name, choices=choices))]
-    name = create_model('type', __base__=_AnyKeys, type=(known, ...)).model_validate(section).type
+    name = plain(create_model('type', __base__=_AnyKeys, type=(known, ...)).model_validate(section))['type']
     keywords = fields_of(choices[name], given)
     model = create_model(name, __base__=Section, **{'type': (Text, ...), **keywords, **(further or {})})
     section = plain(model.model_validate(section))

@@ -155,9 +155,10 @@ def _check_node(root: yaml.Node) -> None:
     def measure(node: yaml.Node) -> tuple[int, int]:
         """Values inside, and how deep they are nested."""
         if node in measured:
-            if measured[node] is None:
+            known = measured[node]
+            if known is None:
                 raise ValueError('an anchor refers to itself')
-            return measured[node]
+            return known
         measured[node] = None
         inside = node.value if isinstance(node, yaml.SequenceNode) else []
         if isinstance(node, yaml.MappingNode):

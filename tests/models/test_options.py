@@ -505,7 +505,7 @@ WRITTEN = PLAIN.filter(lambda value: value == value) | st.from_regex(r'-?[0-9]+\
 NESTED = st.recursive(WRITTEN, lambda inside: st.lists(inside, max_size=4) | st.dictionaries(KEYS, inside, max_size=4))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.dictionaries(KEYS, NESTED, max_size=5))
 def test_any_nested_section_stays_as_it_is_when_it_is_resolved(section):
     options = read_file(GOOD) | {'network': {'type': 'CNNIQA', **section}}
@@ -527,7 +527,7 @@ def sections(options, at=()):
             yield from sections(value, (*at, key))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_an_unknown_key_is_named_wherever_it_stands(data):
     options = copy.deepcopy(CONTENT)
@@ -543,7 +543,7 @@ def test_an_unknown_key_is_named_wherever_it_stands(data):
 CONTENT = read_file(GOOD)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_a_file_with_a_key_dropped_renamed_or_retyped_is_taken_or_refused_with_one_clean_error(data):
     options = copy.deepcopy(CONTENT)
