@@ -87,7 +87,8 @@ class TrainOptions(Section):
         'net_start.pth: the number that the training has to beat. A network with nothing to train ends there.',
     )
     frozen_cache: Text | None = Field(
-        None, description='Folder that keeps what the frozen blocks give for each image; not with augment.'
+        None,
+        description='Folder that keeps what the head reads of each image before anything is trained, so that none is decoded again.',
     )
     ema_decay: Share | None = Field(
         None, description='Validate and save the exponential moving average of the weights, with this decay.'

@@ -101,12 +101,10 @@ def sentences(error: ValidationError, section: Any, name: str = 'the file') -> l
         grouped.setdefault(key, []).append((found['type'], found['msg'], value))
     lines = []
     for key, errors in grouped.items():
-        expected = [_expected(kind, message) for kind, message, _ in errors]
-        if None not in expected:  # the members of a union have one each
-            choices = dict.fromkeys(expected)
-            lines.append(
-                f'{key or name} should {" or ".join(choices)}, not {shortened(errors[0][2])}.'.replace(' or be ', ' or ')
-            )
+        expected = [words for kind, message, _ in errors if (words := _expected(kind, message))]
+        if len(expected) == len(errors):  # the members of a union have one each
+            choices = ' or '.join(dict.fromkeys(expected)).replace(' or be ', ' or ')
+            lines.append(f'{key or name} should {choices}, not {shortened(errors[0][2])}.')
         else:
             lines += [_sentence(key, kind, message, name) for kind, message, _ in errors]
     return lines
