@@ -49,8 +49,8 @@ def _dataset_problems(phase: str, section: dict, gpus: int | str) -> list[str]:
 
 
 def _network_problems(options: dict) -> list[str]:
-    from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
-    from align_iqa_plugin.archs.pretrained import read_weights
+    from align_iqa_plugin.archs.pretrained import create_align_iqa
+    from align_iqa_plugin.archs.weights import read_weights
 
     path, state, problems = options['path'].get('pretrain_network'), None, []
     if path is not None:
@@ -61,12 +61,12 @@ def _network_problems(options: dict) -> list[str]:
     if options['network']['type'] != 'AlignIQA':
         return problems
     try:
-        network = AlignIQA(**{key: value for key, value in options['network'].items() if key != 'type'})
+        network = create_align_iqa(**{key: value for key, value in options['network'].items() if key != 'type'})
     except Exception as error:  # beside ours, what torch, timm and open_clip raise at a wrong number
         return [*problems, f'network: {" ".join(str(error).split()) or type(error).__name__}']
     problems += _rate_problems(network, options['train'].get('optim') or {})
     if state is not None and options['path'].get('strict_load', True):
-        problems += [f'path.pretrain_network: {path} {problem}' for problem in _weight_problems(network, state)]
+        problems += _weight_problems(network, state, f'path.pretrain_network: {path}')
     return problems
 
 
@@ -80,17 +80,19 @@ def _rate_problems(network, optim: dict) -> Iterator[str]:
             yield f"train.optim.{key}: no trained parameter has '{part}' in its name; the trained parts are: {parts}."
 
 
-def _weight_problems(network, state: dict) -> list[str]:
-    """Why the network cannot start from weights."""
-    frozen = dict(network.frozen_parts)
+def _weight_problems(network, state: dict, name: str) -> list[str]:
+    """Why the network cannot start from weights, whose `name` begins the sentence."""
+    from align_iqa_plugin.archs.pretrained import frozen_digests, load_checkpoint
+
+    frozen = frozen_digests(network)
     try:
-        network.load_state_dict(state)
-    except (ValueError, RuntimeError) as error:
-        return [f'does not fit the network: {" ".join(str(error).split())[:300]}']
+        load_checkpoint(network, state, name)
+    except ValueError as error:
+        return [str(error)]
     return [
-        f'holds other weights of the frozen {part} than network names: name the same.'
-        for part, digest in frozen.items()
-        if network.frozen_parts[part] != digest
+        f'{name}: it holds other weights of the frozen {part} than network names: name the same.'
+        for part, digest in frozen_digests(network).items()
+        if frozen.get(part) != digest
     ]
 
 

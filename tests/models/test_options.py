@@ -15,6 +15,7 @@ from pyiqa.utils import logger
 from typer.testing import CliRunner
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.archs.pretrained import checkpoint_state, full_state
 from align_iqa_plugin.cli import app
 from align_iqa_plugin.data.dataset_options import DatasetOptions
 from align_iqa_plugin.models.options import (
@@ -625,15 +626,15 @@ def test_a_pretrained_network_has_to_fit_the_network_and_its_frozen_weights(smal
     options |= {'guide': 'saliency', 'injection': 'cgi'}
     torch.manual_seed(1)
     net = AlignIQA(**options)
-    torch.save({'params': net.state_dict()}, tmp_path / 'part.pth')
-    with pytest.raises(ValueError, match='part.pth does not fit the network: .*other frozen weights in backbone'):
-        small(f'path.pretrain_network={tmp_path / "part.pth"}')
-    torch.save({'params': net.whole_state()}, tmp_path / 'whole.pth')
-    with pytest.raises(ValueError, match='whole.pth holds other weights of the frozen backbone'):
-        small(f'path.pretrain_network={tmp_path / "whole.pth"}')
-    torch.save({'params': AlignIQA(**options, stages=3).state_dict()}, tmp_path / 'other.pth')
-    with pytest.raises(ValueError, match='other.pth does not fit the network: .*stages: 3, this one has 4'):
-        small(f'path.pretrain_network={tmp_path / "other.pth"}')
+    weights = {
+        'part.pth': (checkpoint_state(net), 'other frozen weights in backbone'),
+        'whole.pth': (full_state(net), 'it holds other weights of the frozen backbone'),
+        'other.pth': (checkpoint_state(AlignIQA(**options, stages=3)), 'stages: 3'),
+    }
+    for name, (state, words) in weights.items():
+        torch.save({'params': state}, tmp_path / name)
+        with pytest.raises(ValueError, match=f'path.pretrain_network: .*{name}: .*{words}'):
+            small(f'path.pretrain_network={tmp_path / name}')
 
 
 def test_a_command_with_a_bad_file_ends_with_status_2_before_any_work(tmp_path, monkeypatch):
