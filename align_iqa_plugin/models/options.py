@@ -88,7 +88,7 @@ class TrainOptions(Section):
     )
     frozen_cache: Text | None = Field(
         None,
-        description='Folder that keeps what the head reads of each image before anything is trained, so that none is decoded again.',
+        description='Folder that keeps what the head reads of each image before a training, so that none is decoded again.',
     )
     ema_decay: Share | None = Field(
         None, description='Validate and save the exponential moving average of the weights, with this decay.'
