@@ -35,7 +35,8 @@ def protocol(
     Folds that the file has already are left out, and a fold that was stopped goes on from its last run state: call it again.
     Folds can be spread over machines; `align-iqa results` puts their files together.
     """
-    from align_iqa_plugin.models.options import check_options, read_options
+    from align_iqa_plugin.models.options import read_options
+    from align_iqa_plugin.models.options_check import check_options
 
     try:
         options = read_options(option, changes or ())

@@ -20,18 +20,27 @@ def train(
     changes: Annotated[
         list[str] | None, typer.Option('--set', help='Change a key of the file, such as train.optim.lr=1e-4; may be repeated.')
     ] = None,
+    resolve: Annotated[
+        Path | None,
+        typer.Option(help='Write the file with its _base_ merged in, for python -m pyiqa.train -opt, and train nothing.'),
+    ] = None,
 ) -> None:
     """Train from a YAML file; experiments/NAME/ under the current folder takes the log and the checkpoints.
 
     Without --resume an experiment of the same name is renamed. Several GPUs: torchrun --nproc-per-node N -m
     align_iqa_plugin.cli train --opt FILE. Ctrl-C and SIGTERM save before they stop.
     """
-    from align_iqa_plugin.models.options import check_options, read_options
+    from align_iqa_plugin.models.options import read_options
+    from align_iqa_plugin.models.options_check import check_options
+    from align_iqa_plugin.models.options_file import write_file
 
     try:
         options = read_options(option, changes or ())
+        if resolve is not None:
+            write_file(options, resolve)
+            return
         check_options(options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         _stop(2, str(error))
 
     import align_iqa_plugin  # noqa: F401  registers, should torch's autoload be switched off

@@ -4,15 +4,13 @@ It does what pyiqa's `GeneralNRDataset` does, and adds prompts, further scores, 
 and a check that finds every problem of the data before the first step of a training.
 """
 
-import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from pyiqa.data.base_iqa_dataset import BaseIQADataset
-from pyiqa.data.transforms import transform_mapping
 
-from align_iqa_plugin.archs.align_iqa_arch import MINIMUM_SIDE
+from align_iqa_plugin.data.dataset_options import KEEP_SIZE, check_dataset_options
 from align_iqa_plugin.data.image_check import decode_images
 from align_iqa_plugin.data.images import read_resized
 from align_iqa_plugin.data.labels import LabelError, Labels, Row, read_labels
@@ -20,50 +18,11 @@ from align_iqa_plugin.data.splits import phases_of, split_name
 from align_iqa_plugin.data.tables import list_problems
 from align_iqa_plugin.runtime.prompted_tensor import PromptedTensor
 
-OPTIONS = frozenset(
-    # the data
-    'dataroot_target meta_info_file image_column score_column prompt_column further_score_columns '
-    'split_index split_ratio phase override_phase mos_range lower_better mos_normalize augment img_range '
-    'input_size check_images prompts_with_images '
-    # read by pyiqa's trainer and its loader, or put in by them
-    'name type scale use_shuffle batch_size_per_gpu num_worker_per_gpu dataset_enlarge_ratio '
-    'prefetch_mode num_prefetch_queue pin_memory persistent_workers'.split()
-)
-
-KEEP_SIZE = frozenset({'hflip', 'vflip', 'rot90', 'randomerase', 'totensor'})
-"""Transforms of pyiqa's `augment` that ask for no particular size; the others crop, pad or resize."""
-
 
 class AIGCIQADataset(BaseIQADataset):
     """Images with a score, and a prompt where there is one, from a label table (see `labels.py`).
 
-    Options, as keys of a section under ``datasets:`` in a YAML (`dataroot_target` or `meta_info_file` is needed):
-        dataroot_target: the folder of the images, or the one above their `images/`; by default the folder of the CSV.
-        meta_info_file: the CSV of the labels; by default `data.csv` in `dataroot_target`, as AGIQA-3K is released.
-        image_column, score_column: columns of file names and scores; by default those of a release that is known
-            (AGIQA-3K: `name`, `mos_quality`), or else the first and the second, as in every meta info CSV of pyiqa.
-        prompt_column: column of prompts, by default `prompt`; ``~`` for data without prompts.
-        further_score_columns: list of columns of further scores, for example ``[mos_align]``. An empty cell there is a score
-            that is missing, where in `score_column` it is a problem.
-        split_index: a number from 1, for the column ``ratio<split_ratio>_seed123_split_<01>``, or a column's name. All
-            rows are used without it. A table without any split column is split here, as `align-iqa data prepare` does
-            it; `splits.py` lists the names, for example ``generator_split_AttnGAN``.
-        split_ratio: tenths of train, val and test; pyiqa's default, '802', has no val.
-        phase: 'train', 'val' or 'test'; `override_phase` goes before it.
-        mos_range: lowest and highest score; a score outside is a problem. By default the release's ([0, 5] for AGIQA-3K);
-            where that is not known either, a score has only to be finite.
-        mos_normalize: map all scores, further ones too, from the one `mos_range` to [0, 1]; a further score outside is then
-            a problem. `lower_better` turns them round; it must be given with it, except for a known release. Leave it out
-            where columns have ranges of their own.
-        input_size: resize every image to the area of that square as the network with this `input_size` does (the aspect ratio
-            is kept), rounded to 8 bits; or ``[height, width]``: to that size, whatever the aspect ratio. By default images
-            keep their size, and the network resizes them. The rounding moves the packaged model's scores by .013 of 5 on
-            average, so that training and evaluation are best given the same.
-        augment, img_range: as in pyiqa; `augment` comes after `input_size`, and may then not crop or resize.
-        check_images: false leaves out the decoding at the start.
-        prompts_with_images: true makes `img` carry the prompt (`PromptedTensor`), for callers that hand on nothing else, such
-            as pyiqa's `benchmark_results.py`; Align-IQA finds it there.
-        The keys of pyiqa's trainer and loader: `OPTIONS` lists all.
+    Options are keys of a section under ``datasets:`` in a YAML; `dataset_options.py` declares and explains them.
 
     A sample is a dict:
         img: (3, h, w) float32, RGB in [0, 1] (times `img_range`).
@@ -94,13 +53,11 @@ class AIGCIQADataset(BaseIQADataset):
     """
 
     def __init__(self, opt: Mapping):
-        _check_options(opt)
+        check_dataset_options(opt)
         super().__init__(dict(opt))
 
     def init_path_mos(self, opt):
         """Read the rows of the phase into `paths_mos`: [image path, score, prompt, further scores, NaN where missing]."""
-        if not (opt.get('dataroot_target') or opt.get('meta_info_file')):
-            raise ValueError('AIGCIQADataset needs dataroot_target (the folder of the data) or meta_info_file (the CSV).')
         columns = opt.get('further_score_columns') or []
         labels = read_labels(
             opt.get('meta_info_file') or opt['dataroot_target'],
@@ -243,39 +200,3 @@ def _scores_outside(rows, columns, mos_range):
 
 def _transforms(opt):
     return [key for key, value in (opt.get('augment') or {}).items() if value]
-
-
-def _check_options(opt):
-    problems = []
-    for key in opt:
-        if key not in OPTIONS:
-            close = difflib.get_close_matches(str(key), sorted(OPTIONS), n=3)
-            problems.append(f'there is no option {key!r}' + (f', did you mean {" or ".join(close)}?' if close else '.'))
-    for key, value in (opt.get('augment') or {}).items():
-        if value and not transform_mapping(key, value):  # pyiqa passes over such a name in silence
-            problems.append(f'augment: pyiqa has no transform {key!r}.')
-    size = opt.get('input_size')
-    sides = size if isinstance(size, Sequence) and len(size) == 2 else [size]
-    if size is not None and not all(type(side) is int and side >= MINIMUM_SIDE for side in sides):
-        problems.append(f'input_size is {size!r}, not a whole number from {MINIMUM_SIDE} (pixels) or a list [height, width].')
-    if size is not None:
-        for key in _transforms(opt):
-            if key not in KEEP_SIZE:
-                problems.append(
-                    f'augment: {key} works on the whole image, which input_size makes small: leave one of them out.'
-                )
-    index = opt.get('split_index')
-    if index is not None and not isinstance(index, str) and not (type(index) is int and index > 0):
-        problems.append(f"split_index is {index!r}, not a whole number from 1 or a column's name.")
-    columns = opt.get('further_score_columns')
-    if columns is not None and not (isinstance(columns, Sequence) and not isinstance(columns, str)):
-        problems.append(f'further_score_columns is {columns!r}, not a list of columns.')
-    elif columns and len({*columns, opt.get('score_column')}) <= len(columns):
-        problems.append(f'further_score_columns {columns!r} names a column twice, or the score_column.')
-    bounds = opt.get('mos_range')
-    if bounds is not None:
-        numbers = isinstance(bounds, Sequence) and all(isinstance(bound, (int, float)) for bound in bounds)
-        if not (numbers and len(bounds) == 2 and bounds[0] < bounds[1]):
-            problems.append(f'mos_range is {bounds!r}, not a list of the lowest and the highest score.')
-    if problems:
-        raise ValueError('\n'.join(['AIGCIQADataset:', *problems] if len(problems) > 1 else [f'AIGCIQADataset: {problems[0]}']))

@@ -1,21 +1,8 @@
 """Training Align-IQA: one step, one validation, and what is saved. `model_type: AlignIQAModel` in a training file.
 
 The loop around it is `trainer.py` (`align-iqa train`); pyiqa's own (`python -m pyiqa.train`) drives it too, without resume.
-`GeneralIQAModel` knows images and one score. This adds the prompts, several scores, and these keys of `train:`, all optional:
-    ridge_alpha: before the first step, fit the head to the training images with this penalty, and save that network as
-        `net_start.pth`: the number that the training has to beat. A network with nothing to train ends there.
-    frozen_cache: folder that keeps what the head reads of each image (`FeatureCache`), before anything is trained.
-    score_weights: a weight for each score in the loss, by default 1 each. The loss is their weighted mean.
-    precision: 'fp32' (default), or 'bf16' or 'fp16' in autocast.
-    accumulate: number of parts that a batch goes through the network in; less memory, the same gradient.
-    clip_grad_norm: largest norm of the gradient.
-    optim: also takes a learning rate for each part and a decay over the layers of a trained backbone (`optimizers.py`).
-    warmup_iter: iterations over which the learning rate rises linearly to the scheduler's.
-    schedule_by: 'iteration' counts the scheduler's numbers in iterations, where pyiqa counts epochs.
-    ema_decay: validate and save the exponential moving average of the weights (`averaged_weights.py`).
-And of `val:`
-    select_on: name of the validation set that chooses `net_best.pth`, by default the first, by `key_metric`, by default the
-        first metric.
+`GeneralIQAModel` knows images and one score. This adds the prompts, several scores, and keys of `train:` and `val:`, which
+`options.py` declares and explains.
 """
 
 import math

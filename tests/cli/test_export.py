@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import align_iqa_plugin  # noqa: F401  so that the tests also pass where torch's autoload is switched off
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.cli import app
+from align_iqa_plugin.models.options_file import read_file
 
 OPTIONS = Path(__file__).parents[2] / 'options' / 'train' / 'AlignIQA' / 'align_iqa.yml'
 IMAGE = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
@@ -59,7 +60,7 @@ def work(tmp_path_factory):
     net = trained(**network)
     torch.save({'params': net.state_dict()}, root / 'net.pth')
     torch.save({'params': net.whole_state()}, root / 'whole.pth')
-    options = yaml.safe_load(OPTIONS.read_text(encoding='utf-8')) | {'network': {'type': 'AlignIQA', **network}}
+    options = read_file(OPTIONS) | {'network': {'type': 'AlignIQA', **network}}
     (root / 'net.yml').write_text(yaml.safe_dump(options))
     return root, net(IMAGE).detach()
 
@@ -160,7 +161,7 @@ def test_the_semantic_guide_brings_its_vision_language_model_along(tiny_vlm, tmp
     torch.manual_seed(0)
     net = trained(**options)
     torch.save({'params': net.whole_state()}, tmp_path / 'net.pth')
-    training = yaml.safe_load(OPTIONS.read_text(encoding='utf-8'))
+    training = read_file(OPTIONS)
     training['network'] = {'type': 'AlignIQA', **options}
     (tmp_path / 'net.yml').write_text(yaml.safe_dump(training))
     output = tmp_path / 'model.safetensors'

@@ -23,6 +23,7 @@ from align_iqa_plugin.archs.pretrained import read_extra_state
 from align_iqa_plugin.cli import app
 from align_iqa_plugin.evaluation.correlation import correlations
 from align_iqa_plugin.models import trainer as training
+from align_iqa_plugin.models.options_file import read_file
 from align_iqa_plugin.models.training_state import latest_training_state
 
 OPTIONS = Path(__file__).resolve().parents[2] / 'options' / 'train' / 'AlignIQA' / 'table1_cgi_msfa.yml'
@@ -46,7 +47,7 @@ def work(tmp_path_factory):
     torch.manual_seed(0)
     save_file(timm.create_model('vit_tiny_patch16_224', num_classes=0).state_dict(), root / 'backbone.safetensors')
 
-    options = yaml.safe_load(OPTIONS.read_text(encoding='utf-8'))
+    options = read_file(OPTIONS)
     options['name'] = 'tiny'
     options['num_gpu'] = 0
     options['network'] |= {
@@ -151,7 +152,7 @@ def test_a_training_file_cannot_run_code(tmp_path):
 
 @pytest.mark.parametrize('key', ['name', 'datasets', 'network', 'train', 'logger', 'path', 'val'])
 def test_a_section_that_is_missing_is_named(key, tmp_path):
-    options = yaml.safe_load(OPTIONS.read_text(encoding='utf-8'))
+    options = read_file(OPTIONS)
     del options[key]
     assert f"lacks the key '{key}'" in refused(tmp_path, yaml.safe_dump(options))
 

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from pyiqa.data import build_dataloader, build_dataset
 
-from align_iqa_plugin.data.aigc_dataset import OPTIONS, AIGCIQADataset
+from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
+from align_iqa_plugin.data.dataset_options import DatasetOptions
 from align_iqa_plugin.data.labels import LabelError
 from align_iqa_plugin.data.splits import content_hashes, prompt_disjoint_split
 from align_iqa_plugin.register import register_datasets
@@ -261,21 +262,22 @@ def test_scores_of_an_unknown_set_are_not_normalised_by_guess(release, tmp_path)
 @pytest.mark.parametrize(
     ('options', 'words'),
     [
-        ({'scor_column': 'mos_align'}, "'scor_column', did you mean score_column"),
-        ({'split_file': 'splits.pkl'}, "'split_file', did you mean split_"),
+        ({'scor_column': 'mos_align'}, "scor_column: unknown key; did you mean 'score_column'"),
+        ({'split_file': 'splits.pkl'}, "split_file: unknown key; did you mean 'split_"),
         ({'augment': {'hflp': True}}, "'hflp'"),
-        ({'split_index': 0}, 'split_index is 0'),
-        ({'split_index': True}, 'split_index is True'),
-        ({'further_score_columns': 'mos_align'}, "further_score_columns is 'mos_align'"),
+        ({'split_index': 0}, 'split_index should be '),
+        ({'split_index': True}, 'split_index should be '),
+        ({'further_score_columns': 'mos_align'}, 'further_score_columns should be a valid list'),
         ({'further_score_columns': ['mos_align', 'mos_align']}, 'names a column twice'),
         ({'further_score_columns': ['a'], 'score_column': 'a'}, 'or the score_column'),
-        ({'input_size': 31}, 'input_size is 31, not a whole number from 32'),
-        ({'input_size': True}, 'input_size is True'),
-        ({'input_size': '224'}, "input_size is '224'"),
-        ({'input_size': [224]}, 'input_size is [224]'),
+        ({'input_size': 31}, 'input_size should be greater than or equal to 32'),
+        ({'input_size': True}, 'input_size should be '),
+        ({'input_size': '224'}, 'input_size should be '),
+        ({'input_size': [224]}, 'input_size should be '),
         ({'input_size': 64, 'augment': {'random_crop': 32}}, 'random_crop works on the whole image'),
+        ({'image_cache': 'folder'}, 'image_cache was removed'),
         ({'mos_range': [5, 0]}, 'mos_range is [5, 0]'),
-        ({'mos_range': 5}, 'mos_range is 5'),
+        ({'mos_range': 5}, 'mos_range should be '),
         ({'dataroot_target': None}, 'dataroot_target'),
         ({'split_index': 1, 'split_ratio': '123'}, "'123'"),
     ],
@@ -303,7 +305,7 @@ def test_every_key_that_pyiqas_loader_and_trainer_read_is_known():
 
     source = inspect.getsource(pyiqa.data) + inspect.getsource(pyiqa.train)
     read = set(re.findall(r"dataset_opt(?:\.get\(|\[)'(\w+)'", source.replace('"', "'")))
-    assert {'batch_size_per_gpu', 'pin_memory', 'use_shuffle'} <= read <= OPTIONS
+    assert {'batch_size_per_gpu', 'pin_memory', 'use_shuffle'} <= read <= DatasetOptions.model_fields.keys()
 
 
 def test_images_of_several_sizes_in_one_batch_are_an_error_before_the_first_step(release):
