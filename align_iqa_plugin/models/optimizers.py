@@ -69,9 +69,8 @@ def _layers_above(network: nn.Module, trained: Mapping) -> dict[str, int]:
     if not any(name.startswith('backbone.') for name in trained):
         raise ValueError('train.optim.layer_decay needs freeze_backbone: false, since a frozen backbone is not trained.')
     vit = network.backbone.vit
-    layers = group_parameters(
-        vit, vit.group_matcher(), reverse=True
-    )  # the embedding is 0; the last norm goes with the last block
+    # the embedding is layer 0, and the last norm belongs to the last block's layer
+    layers = group_parameters(vit, vit.group_matcher(), reverse=True)
     return {f'backbone.vit.{name}': max(layers.values()) + 1 - layer for name, layer in layers.items()}
 
 
