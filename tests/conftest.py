@@ -1,5 +1,6 @@
 """What several test files need: fresh interpreters, the built wheel, the folder of image sets."""
 
+import copy
 import csv
 import io
 import os
@@ -176,7 +177,13 @@ def tiny_images(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def tiny_options(tiny_images) -> dict:
+def tiny_options(tiny_training_file) -> dict:
+    """A copy of `tiny_training_file` to change."""
+    return copy.deepcopy(tiny_training_file)
+
+
+@pytest.fixture(scope='session')
+def tiny_training_file(tiny_images) -> dict:
     """A training file for them and a small network of random weights: 7 iterations an epoch, 2 epochs, 4 validations."""
     section = {
         'type': 'AIGCIQADataset',
@@ -226,3 +233,22 @@ def tiny_options(tiny_images) -> dict:
         },
         'logger': {},
     }
+
+
+@pytest.fixture(scope='session')
+def differences():
+    """A function that tells where two structures of tensors and plain data differ, as paths of keys."""
+    import torch
+
+    def differences(one, other, path: str = '') -> list[str]:
+        if isinstance(one, torch.Tensor):
+            return [] if torch.equal(one, other) else [path]
+        if isinstance(one, dict):
+            assert one.keys() == other.keys()
+            return [place for key in one for place in differences(one[key], other[key], f'{path}/{key}')]
+        if isinstance(one, list | tuple):
+            assert len(one) == len(other)
+            return [place for i, pair in enumerate(zip(one, other, strict=True)) for place in differences(*pair, f'{path}/{i}')]
+        return [] if one == other else [path]
+
+    return differences

@@ -31,6 +31,7 @@ def build_optimizer(network: nn.Module, trained: Mapping[str, nn.Parameter], opt
     options = dict(options)
     kind, base, layer_decay = options.pop('type'), options.pop('lr'), options.pop('layer_decay', None)
     parts = _part_settings(options)
+    settings_of = {None: {}, **parts}
     above = {} if layer_decay is None else _layers_above(network, trained)
     groups: dict[tuple[str | None, float], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
@@ -39,7 +40,7 @@ def build_optimizer(network: nn.Module, trained: Mapping[str, nn.Parameter], opt
         groups.setdefault((part, scale), []).append(parameter)
     _check_parts_used(parts, {part for part, _ in groups}, trained)
     settings = [
-        {'params': parameters, **parts.get(part, {}), 'lr': parts.get(part, {}).get('lr', base) * scale}
+        {'params': parameters, **settings_of[part], 'lr': settings_of[part].get('lr', base) * scale}
         for (part, scale), parameters in groups.items()
     ]
     return getattr(torch.optim, kind)(settings, base, **options)
@@ -69,9 +70,8 @@ def _layers_above(network: nn.Module, trained: Mapping) -> dict[str, int]:
     if not any(name.startswith('backbone.') for name in trained):
         raise ValueError('train.optim.layer_decay needs freeze_backbone: false, since a frozen backbone is not trained.')
     vit = network.backbone.vit
-    layers = group_parameters(
-        vit, vit.group_matcher(), reverse=True
-    )  # the embedding is 0; the last norm goes with the last block
+    # the embedding is layer 0, and the last norm belongs to the last block's layer
+    layers = group_parameters(vit, vit.group_matcher(), reverse=True)
     return {f'backbone.vit.{name}': max(layers.values()) + 1 - layer for name, layer in layers.items()}
 
 

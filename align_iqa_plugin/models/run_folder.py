@@ -29,14 +29,17 @@ def log_file(path: Path) -> Iterator[logging.Logger]:
     """Inside, pyiqa's logger writes all to a file of process 0 and less to the console, whoever set it up before."""
     logger = get_root_logger()
     handlers, level = logger.handlers[:], logger.level
-    logger.handlers = [_Console()] + ([logging.FileHandler(path, encoding='utf-8')] if rank() == 0 else [])
+    own: list[logging.Handler] = [_Console()]
+    if rank() == 0:
+        own.append(logging.FileHandler(path, encoding='utf-8'))
+    logger.handlers = own
     logger.setLevel(logging.INFO if rank() == 0 else logging.ERROR)
-    for handler in logger.handlers:
+    for handler in own:
         handler.setFormatter(logging.Formatter('%(asctime)s %(levelname)s: %(message)s'))
     try:
         yield logger
     finally:
-        for handler in logger.handlers:
+        for handler in own:
             handler.close()
         logger.handlers = handlers
         logger.setLevel(level)

@@ -38,7 +38,7 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         return self.last - self.first
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        known = None
+        known, order = None, np.arange(0)
         for iteration in range(self.first, self.last):
             epoch, step = divmod(iteration, self.per_epoch)
             if epoch != known:

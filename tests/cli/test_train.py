@@ -16,7 +16,6 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 from scipy import stats
-from test_training import differences
 from typer.testing import CliRunner
 
 from align_iqa_plugin.archs.pretrained import read_extra_state
@@ -128,7 +127,7 @@ def test_pyiqas_own_command_trains_from_the_same_file_without_an_import_of_the_p
             experiment.parent.rmdir()
 
 
-def refused(tmp_path, text):
+def error_of(tmp_path, text):
     (tmp_path / 'bad.yml').write_text(text)
     result = CliRunner().invoke(app, ['train', '--opt', str(tmp_path / 'bad.yml')])
     assert result.exit_code == 2
@@ -142,19 +141,19 @@ def test_a_training_file_that_is_not_there_is_named(tmp_path):
     assert 'no training file' in result.output
 
 
-def test_a_training_file_that_is_not_yaml_is_refused(tmp_path):
-    assert 'not valid YAML' in refused(tmp_path, 'a: [1')
+def test_a_training_file_that_is_not_yaml_is_an_error(tmp_path):
+    assert 'not valid YAML' in error_of(tmp_path, 'a: [1')
 
 
 def test_a_training_file_cannot_run_code(tmp_path):
-    assert 'not valid YAML' in refused(tmp_path, 'name: !!python/object/apply:os.getcwd []')
+    assert 'not valid YAML' in error_of(tmp_path, 'name: !!python/object/apply:os.getcwd []')
 
 
 @pytest.mark.parametrize('key', ['name', 'datasets', 'network', 'train', 'logger', 'path', 'val'])
 def test_a_section_that_is_missing_is_named(key, tmp_path):
     options = read_file(OPTIONS)
     del options[key]
-    assert f"lacks the key '{key}'" in refused(tmp_path, yaml.safe_dump(options))
+    assert f"lacks the key '{key}'" in error_of(tmp_path, yaml.safe_dump(options))
 
 
 def test_each_way_to_end_has_its_exit_status_and_one_sentence(tiny_options, tmp_path, monkeypatch):
@@ -191,54 +190,47 @@ def wait_for_state(process, states, iteration):
         time.sleep(0.02)
 
 
-def end_state(root):
+def end_state(root, iteration):
     state = latest_training_state(root / 'experiments' / 'tiny' / 'training_states')
-    assert state['iteration'] == 400
+    assert state['iteration'] == iteration
     return state['model']
 
 
-@pytest.fixture
-def long_run(tiny_options, tmp_path):
-    """A training of 400 iterations in two folders, 'killed' and 'whole'."""
-    tiny_options['train'] |= {'total_iter': 400}
-    tiny_options['val']['val_freq'] = 50
-    tiny_options['logger'] = {'save_checkpoint_freq': 1, 'print_freq': 100}
-    for name in ('killed', 'whole'):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / 'tiny.yml').write_text(yaml.safe_dump(tiny_options))
-    return tmp_path
-
-
-def killed_and_whole(root, options, kills):
-    """Train in two folders, killed as often as that in the one; both end states."""
+def killed_and_whole(root, options, kills, *, total):
+    """Train in two folders, in the one killed by each of some signals; both end states."""
+    options['train']['total_iter'], options['val']['val_freq'] = total, 50
+    options['logger'] = {'save_checkpoint_freq': 1, 'print_freq': 100}
     folder = root / 'killed'
+    folder.mkdir()
+    (folder / 'tiny.yml').write_text(yaml.safe_dump(options))
     states = folder / 'experiments' / 'tiny' / 'training_states'
     generator, reached = random.Random(0), 0
     for number in kills:
         process = start(folder)
-        wait_for_state(process, states, reached + generator.randrange(1, 50))
+        wait_for_state(process, states, reached + generator.randrange(1, total // 8))
         process.send_signal(number)
-        told = process.communicate(timeout=120)[1]
-        assert process.returncode == (143 if number == signal.SIGTERM else -9), told
+        messages = process.communicate(timeout=120)[1]
+        assert process.returncode == (143 if number == signal.SIGTERM else -9), messages
         if number == signal.SIGTERM:
-            assert 'align-iqa train: stopped and saved at iteration' in told
+            assert 'align-iqa train: stopped and saved at iteration' in messages
         reached = max(int(path.stem) for path in states.glob('*.state'))
+    options['logger'] = {}
     training.train(options, root=folder, resume=True)
     training.train(options, root=root / 'whole')
-    return end_state(folder), end_state(root / 'whole')
+    return end_state(folder, total), end_state(root / 'whole', total)
 
 
-def test_a_run_that_is_terminated_and_killed_ends_as_one_that_is_not(long_run, tiny_options):
-    one, other = killed_and_whole(long_run, tiny_options, [signal.SIGTERM, signal.SIGKILL])
-    assert differences(one, other) == []
+def test_a_run_that_is_terminated_and_killed_ends_as_one_that_is_not(tiny_options, tmp_path, differences):
+    kills = [signal.SIGTERM, signal.SIGKILL]
+    assert differences(*killed_and_whole(tmp_path, tiny_options, kills, total=100)) == []
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_many_times_ends_as_one_that_is_not(long_run, tiny_options):
-    assert differences(*killed_and_whole(long_run, tiny_options, [signal.SIGKILL] * 7)) == []
+def test_a_run_that_is_killed_many_times_ends_as_one_that_is_not(tiny_options, tmp_path, differences):
+    assert differences(*killed_and_whole(tmp_path, tiny_options, [signal.SIGKILL] * 7, total=400)) == []
 
 
-def test_agreement_keeps_the_sign():
+def test_correlations_keep_the_sign():
     generator = random.Random(0)
     mos = [generator.uniform(0, 5) for _ in range(50)]
     numbers = correlations([5 - m**1.1 for m in mos], mos)
@@ -247,7 +239,7 @@ def test_agreement_keeps_the_sign():
     assert numbers['PLCC'] < -0.98
 
 
-def test_agreement_without_a_logistic_fit_says_none():
+def test_a_correlation_without_a_logistic_fit_is_none():
     assert correlations([5.0, 4.1, 3.0, 2.2, 1.0, 0.5], [0.0, 1.0, 2.0, 3.1, 4.0, 5.0])['PLCC_fitted'] is None
 
 

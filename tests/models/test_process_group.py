@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from align_iqa_plugin.models import process_group as data_parallel
+from align_iqa_plugin.models import process_group
 from align_iqa_plugin.models.trainer import train
 from align_iqa_plugin.models.training_state import latest_training_state
 
@@ -18,7 +18,7 @@ import json, os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from align_iqa_plugin.models import process_group as data_parallel
+from align_iqa_plugin.models import process_group
 from align_iqa_plugin.models import trainer as training
 
 options = json.loads(Path('options.json').read_text())
@@ -27,30 +27,30 @@ number = int(os.environ['RANK'])
 def save(name, value):
     torch.save(value, f'{name}_{number}.pt')
 
-# the exchanges themselves
-with data_parallel.joined(gpu=False):
-    found = {'rank': data_parallel.rank(), 'any': [data_parallel.any_process(number == n, 'cpu') for n in (0, 1, 2)]}
-    found['whole'] = []
+# the collective operations themselves
+with process_group.process_group(gpu=False):
+    found = {'rank': process_group.rank(), 'any': [process_group.any_process(number == n, 'cpu') for n in (0, 1, 2)]}
+    found['gathered'] = []
     for count in range(6):
-        rows = torch.tensor([[10.0 * row, row] for row in data_parallel.share(count)]).reshape(-1, 2)
-        found['whole'].append(data_parallel.whole(rows, count).tolist())
+        rows = torch.tensor([[10.0 * row, row] for row in process_group.shard(count)]).reshape(-1, 2)
+        found['gathered'].append(process_group.gather(rows, count).tolist())
     parameters = [torch.zeros(2, requires_grad=True) for _ in range(3)]
     parameters[0].grad = torch.tensor([1.0, 2.0])
     if number == 1:
         parameters[1].grad = torch.tensor([5.0, 5.0])
-    data_parallel.all_reduce_gradients(parameters)
+    process_group.all_reduce_gradients(parameters)
     found['gradients'] = [None if p.grad is None else p.grad.tolist() for p in parameters]
     values = torch.full((2,), float(number))
-    data_parallel.broadcast([values])
-    found['equal'] = values.tolist()
-save('exchanges', found)
+    process_group.broadcast([values])
+    found['broadcast'] = values.tolist()
+save('collectives', found)
 
 # a training, and its second half once more from a signal to one process
 save('best', training.train(options, root=Path('two')))
 step = training.AlignIQAModel.optimize_parameters
 def interrupted(model, iteration):
     step(model, iteration)
-    if iteration == 6 and number == 1:
+    if iteration == 3 and number == 1:
         os.kill(os.getpid(), signal.SIGTERM)
 training.AlignIQAModel.optimize_parameters = interrupted
 try:
@@ -62,8 +62,8 @@ training.train(options, root=Path('stopped'), resume=True)
 
 # one that fails in one process
 def fails(model, iteration):
-    if iteration == 3 and number == 1:
-        raise FloatingPointError('the loss is not a finite number at iteration 3')
+    if iteration == 2 and number == 1:
+        raise FloatingPointError('the loss is not a finite number at iteration 2')
     step(model, iteration)
 training.AlignIQAModel.optimize_parameters = fails
 try:
@@ -73,7 +73,7 @@ except training.TrainingError as error:
 
 # one that is killed
 def dies(model, iteration):
-    if iteration == 3 and number == 1:
+    if iteration == 2 and number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     step(model, iteration)
 training.AlignIQAModel.optimize_parameters = dies
@@ -103,7 +103,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def parallel_options(tiny_options, tiny_images, folder):
-    """No dropout, since each process draws its own; a second validation set of 5 images, which two cannot share evenly."""
+    """8 iterations; no dropout, since each process draws its own; a second validation set of 5 images, an odd number."""
+    tiny_options['train']['total_iter'] = 8
+    tiny_options['logger']['print_freq'] = 5
     tiny_options['network']['head_options'] = {'dropout': 0.0}
     rows = (tiny_images / 'data.csv').read_text().splitlines()[:6]
     (folder / 'odd.csv').write_text('\n'.join(rows))
@@ -122,26 +124,26 @@ def two(parallel_options, folder):
         (folder / 'options.json').write_text(json.dumps(parallel_options))
         (folder / 'process.py').write_text(PROCESS)
         processes = list(start(folder, 2))
-        told = [process.communicate(timeout=500)[1] for process in processes]
+        messages = [process.communicate(timeout=500)[1] for process in processes]
         (folder / 'statuses.json').write_text(json.dumps([process.returncode for process in processes]))
-        (folder / 'told.json').write_text(json.dumps(told))
+        (folder / 'messages.json').write_text(json.dumps(messages))
 
     def read(name, rank=0):
         path = folder / f'{name}_{rank}.pt'
-        assert path.exists(), json.loads((folder / 'told.json').read_text())[rank]
+        assert path.exists(), json.loads((folder / 'messages.json').read_text())[rank]
         return torch.load(path, weights_only=True)
 
     return json.loads((folder / 'statuses.json').read_text()), read
 
 
-def test_rows_gradients_and_flags_are_exchanged(two):
+def test_rows_gradients_and_flags_reach_the_other_process(two):
     for rank in (0, 1):
-        found = two[1]('exchanges', rank)
+        found = two[1]('collectives', rank)
         assert found['rank'] == rank
         assert found['any'] == [True, True, False]
-        assert found['whole'] == [[[10.0 * row, row] for row in range(count)] for count in range(6)]
+        assert found['gathered'] == [[[10.0 * row, row] for row in range(count)] for count in range(6)]
         assert found['gradients'] == [[2, 4], [5, 5], None]
-        assert found['equal'] == [0, 0]
+        assert found['broadcast'] == [0, 0]
 
 
 def test_two_processes_train_as_one_with_the_batch_of_both(two, parallel_options, folder, tmp_path):
@@ -155,19 +157,19 @@ def test_two_processes_train_as_one_with_the_batch_of_both(two, parallel_options
     one, other = (
         latest_training_state(root / 'experiments' / 'tiny' / 'training_states') for root in (tmp_path, folder / 'two')
     )
-    assert one['iteration'] == other['iteration'] == 14
+    assert one['iteration'] == other['iteration'] == 8
     for name, value in one['model']['net'].items():
         torch.testing.assert_close(other['model']['net'][name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_only_the_first_process_writes(two, folder):
     (log,) = (folder / 'two' / 'experiments' / 'tiny').glob('*.log')
-    assert log.read_text().count('iteration 10 of 14') == 1
+    assert log.read_text().count('iteration 5 of 8') == 1
 
 
 def test_a_signal_to_one_process_stops_both_at_one_iteration_and_the_run_goes_on_exactly(two, folder):
     assert two[1]('interrupted', 0) == two[1]('interrupted', 1)
-    assert 'saved at iteration 6 of 14' in two[1]('interrupted')
+    assert 'saved at iteration 3 of 8' in two[1]('interrupted')
     one, other = (
         latest_training_state(folder / name / 'experiments' / 'tiny' / 'training_states') for name in ('stopped', 'two')
     )
@@ -175,9 +177,9 @@ def test_a_signal_to_one_process_stops_both_at_one_iteration_and_the_run_goes_on
 
 
 def test_an_error_in_one_process_ends_the_other_with_it(two):
-    assert 'loss is not a finite number at iteration 3' in two[1]('failure', 1)
+    assert 'loss is not a finite number at iteration 2' in two[1]('failure', 1)
     assert 'process 1 of 2 stopped: ' in two[1]('failure', 0)
-    assert 'loss is not a finite number at iteration 3' in two[1]('failure', 0)
+    assert 'loss is not a finite number at iteration 2' in two[1]('failure', 0)
 
 
 def test_a_process_that_is_killed_ends_the_other(two):
@@ -191,13 +193,13 @@ def test_another_number_of_processes_cannot_go_on_with_a_run(two, parallel_optio
         train(parallel_options, root=folder / 'two', resume=True)
 
 
-def test_one_process_needs_no_exchange():
+def test_one_process_exchanges_nothing():
     rows = torch.rand(3, 2)
-    with data_parallel.joined(gpu=False):
-        assert data_parallel.rank() == 0 and data_parallel.world_size() == 1
-        assert data_parallel.summed(rows) is rows
-        assert data_parallel.whole(rows, 3) is rows
-        assert list(data_parallel.share(3)) == [0, 1, 2]
+    with process_group.process_group(gpu=False):
+        assert process_group.rank() == 0 and process_group.world_size() == 1
+        assert process_group.all_reduce(rows) is rows
+        assert process_group.gather(rows, 3) is rows
+        assert list(process_group.shard(3)) == [0, 1, 2]
 
 
 @pytest.mark.slow

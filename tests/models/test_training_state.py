@@ -2,16 +2,15 @@ import errno
 import logging
 import os
 import signal
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from align_iqa_plugin.models import training_state as training_state
+from align_iqa_plugin.models import training_state
 from align_iqa_plugin.models.training_state import (
-    DamagedState,
+    UnusableState,
     latest_training_state,
     list_training_states,
     read_training_state,
@@ -24,7 +23,7 @@ STATE = {'iteration': 7, 'weights': torch.arange(1000.0), 'best': {'set': {'srcc
 
 @pytest.fixture
 def warnings(monkeypatch):
-    logger, seen = logging.getLogger('test of run states'), []
+    logger, seen = logging.getLogger('test of training states'), []
     monkeypatch.setattr(training_state, 'get_root_logger', lambda: logger)
     monkeypatch.setattr(logger, 'warning', seen.append)
     return seen
@@ -59,7 +58,7 @@ def test_every_cut_and_every_changed_byte_is_noticed(tmp_path, data):
     else:
         content[place] ^= data.draw(st.integers(1, 255))
     path.write_bytes(content)
-    with pytest.raises(DamagedState, match='7.state'):
+    with pytest.raises(UnusableState, match='7.state'):
         read_training_state(path)
 
 
@@ -68,7 +67,7 @@ def test_every_changed_byte_of_the_first_line_is_noticed(tmp_path):
     content = path.read_bytes()
     for place in range(content.index(b'\n') + 1):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        with pytest.raises(DamagedState, match='7.state'):
+        with pytest.raises(UnusableState, match='7.state'):
             read_training_state(path)
 
 
@@ -79,13 +78,19 @@ def test_a_torn_state_is_named_and_the_one_before_it_is_used(tmp_path, warnings)
     torn.write_bytes(torn.read_bytes()[:-100])
     assert latest_training_state(tmp_path)['iteration'] == 5
     assert len(warnings) == 1
-    assert str(torn) in warnings[0] and 'The one before it is used' in warnings[0]
+    assert str(torn) in warnings[0] and 'The one before it is tried' in warnings[0]
 
 
 def test_where_all_states_are_damaged_nothing_is_started_in_silence(tmp_path, warnings):
     for iteration in (5, 6):
         save_training_state(tmp_path, iteration, STATE).write_bytes(b'')
-    with pytest.raises(DamagedState, match=r'no run state in .*/6.state .*/5.state .* without --resume'):
+    with pytest.raises(UnusableState, match=r'no training state in .*/6.state .*/5.state .* leave out --resume'):
+        latest_training_state(tmp_path)
+
+
+def test_a_state_of_version_0_3_is_named_with_the_ways_to_go_on(tmp_path, warnings):
+    (tmp_path / '5.state').write_bytes(b'align_iqa_plugin run state, sha256 ' + b'0' * 64 + b'\nrest')
+    with pytest.raises(UnusableState, match=r'version 0.3.0 or earlier: finish .* with that version.* leave out --resume'):
         latest_training_state(tmp_path)
 
 
@@ -95,7 +100,7 @@ def test_code_in_a_state_is_not_run(tmp_path):
             return os.mkdir, (str(tmp_path / 'harm'),)
 
     path = save_training_state(tmp_path, 1, {'x': Harmful()})
-    with pytest.raises(DamagedState, match='cannot be read'):
+    with pytest.raises(UnusableState, match='cannot be read'):
         read_training_state(path)
     assert not (tmp_path / 'harm').exists()
 
@@ -108,7 +113,7 @@ def test_a_full_disk_leaves_the_last_state_and_nothing_else(tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, 'fsync', full)
-    with pytest.raises(OSError, match=r'2.state could not be written \(No space left on device\)'):
+    with pytest.raises(OSError, match='2.state. cannot be written: No space left on device'):
         save_training_state(tmp_path, 2, STATE)
     assert [path.name for path in tmp_path.iterdir()] == ['1.state']
     assert (tmp_path / '1.state').read_bytes() == before
@@ -121,7 +126,7 @@ def test_a_file_that_cannot_grow_leaves_what_was_there(tmp_path):
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
-        with pytest.raises(OSError, match='net.pth could not be written'):
+        with pytest.raises(OSError, match='net.pth. cannot be written'):
             atomic_write(path, b'x' * 100_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -131,8 +136,8 @@ def test_a_file_that_cannot_grow_leaves_what_was_there(tmp_path):
 
 
 def test_the_content_is_on_the_disk_before_it_gets_the_name(tmp_path, monkeypatch):
-    events, fsync, replace = [], os.fsync, Path.replace
+    events, fsync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(os, 'fsync', lambda handle: (events.append('sync'), fsync(handle)))
-    monkeypatch.setattr(Path, 'replace', lambda path, target: (events.append('name'), replace(path, target)))
+    monkeypatch.setattr(os, 'replace', lambda path, target: (events.append('name'), replace(path, target)))
     atomic_write(tmp_path / 'file', b'content')
     assert events == ['sync', 'name', 'sync']
