@@ -9,7 +9,6 @@ import typer
 from align_iqa_plugin.cli.errors import fail, stop
 
 
-
 class Split(str, enum.Enum):  # noqa: UP042  Python 3.10 has no StrEnum
     prompt = 'prompt'
     image = 'image'

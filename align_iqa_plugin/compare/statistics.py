@@ -218,8 +218,8 @@ def _images(name, rows) -> pandas.DataFrame:
 def _prompt_numbers(images) -> np.ndarray:
     """The number of each image's prompt; as in the splits, case and white space make no difference."""
     keys = [
-        ('prompt', ' '.join(prompt.split()).casefold()) if prompt.strip() else ('id', identity) if identity else ('image', image)
-        for prompt, identity, image in zip(images['prompt'], images['prompt_id'], images['image'], strict=True)
+        ('prompt', ' '.join(prompt.split()).casefold()) if prompt.strip() else ('id', name) if name else ('image', image)
+        for prompt, name, image in zip(images['prompt'], images['prompt_id'], images['image'], strict=True)
     ]
     known = {key: number for number, key in enumerate(sorted(set(keys)))}
     return np.array([known[key] for key in keys])

@@ -4,7 +4,6 @@ Run as a module, it measures one case in a process of its own:
     python -m align_iqa_plugin.evaluation.cost time|memory BATCH_SIZE REPEATS DEVICE CASE [CASE]
 """
 
-import gc
 import json
 import os
 import statistics
@@ -12,10 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from align_iqa_plugin.runtime.memory import PeakMemory
 
 CASES = {  # each with the case that it is compared to
     'align_iqa, forward': 'backbone, forward',
@@ -105,20 +105,13 @@ def time_in_turns(names: Iterable[str], batch_size: int, repeats: int, device: s
 def peak_memory(name: str, batch_size: int, device: str) -> dict[str, float]:
     """The megabytes that the case needs at most, its weights included, and its parameters."""
     case = build_case(name, batch_size, device)
-    gc.collect()
-    if device == 'cpu':
-        before = _resident('VmRSS')
-        Path('/proc/self/clear_refs').write_text('5')  # Linux: forget the peak so far
-    else:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated() / 1e6
+    memory = PeakMemory(torch.device(device))
+    memory.restart()
     case.run(), case.run()  # the first step makes the optimizer's state, which the second one holds from its start
-    peak = _resident('VmHWM') if device == 'cpu' else torch.cuda.max_memory_allocated() / 1e6
-    return {'megabytes': case.megabytes + peak - before, 'parameters': case.parameters}
-
-
-def _resident(line: str) -> float:
-    return float(Path('/proc/self/status').read_text().split(f'{line}:')[1].split()[0]) / 1e3
+    peak = memory.read()
+    if peak is None:
+        raise RuntimeError('the memory of a process on the CPU is known on Linux only')
+    return {'megabytes': case.megabytes + peak, 'parameters': case.parameters}
 
 
 def build_case(name: str, batch_size: int, device: str) -> Case:
