@@ -44,7 +44,7 @@ def section(tables, kind='GeneralNRDataset', table='plain.csv', **more):
     }
 
 
-def test_the_samples_come_with_prompts_opinions_and_generators():
+def test_the_samples_come_with_prompts_mos_and_generators():
     images = sample_images()
     assert len(images) == 12
     assert all(image.prompt and image.generator and 0 < image.mos < 5 and 0 < image.mos_align < 5 for image in images)
@@ -105,13 +105,13 @@ def test_data_sets_of_pyiqa_are_read_by_its_own_classes(tables):
     assert [image.image for image in half] == ['1.png', '3.png', '5.png']
 
 
-def test_opinions_come_out_with_higher_is_better(tables):
+def test_mos_come_out_with_higher_is_better(tables):
     images = read_dataset(section(tables, lower_better=True, mos_range=[0, 10]))
     assert [image.mos for image in images] == [10 - number / 2 for number in range(6)]
 
 
 @pytest.mark.parametrize('kind', ['AIGCIQADataset', 'GeneralNRDataset'])
-def test_a_missing_image_keeps_its_row_and_its_opinion(tables, kind):
+def test_a_missing_image_keeps_its_row_and_its_mos(tables, kind):
     (tables / 'images' / '2.png').unlink()
     images = read_dataset(section(tables, kind))
     assert [image.mos for image in images] == [number / 2 for number in range(6)]
