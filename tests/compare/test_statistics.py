@@ -197,7 +197,7 @@ def test_one_prompt_has_values_but_tells_nothing_of_other_prompts():
     assert result['p_vs_best'] is None
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     st.lists(
         st.tuples(

@@ -191,7 +191,7 @@ def test_evaluate_protocol_and_compare_give_equal_numbers(case, tmp_path, monkey
     assert [(row['score'], row['mos']) for row in of_evaluate.pop('images')] == list(zip(scores, mos, strict=True))
     assert (of_evaluate.pop('split'), of_evaluate.pop('phase')) == ('1', 'test')
 
-    of_protocol = tested_by_the_protocol(tmp_path, monkeypatch)
+    of_protocol = from_the_protocol(tmp_path, monkeypatch)
 
     table = {
         'dataset': 'd',
@@ -207,10 +207,11 @@ def test_evaluate_protocol_and_compare_give_equal_numbers(case, tmp_path, monkey
     assert of_evaluate == of_protocol == correlations(scores, mos)
     assert (of_protocol['PLCC_fitted'] is None) == case.startswith('exp')
     for name in ('SRCC', 'PLCC', 'PLCC_fitted', 'KRCC'):
-        assert of_compare[name.lower()]['value'] == of_protocol[name]
+        # sums over one sample and over several are rounded in other orders
+        assert of_compare[name.lower()]['value'] == pytest.approx(of_protocol[name], rel=1e-12)
 
 
-def tested_by_the_protocol(root, monkeypatch):
+def from_the_protocol(root, monkeypatch):
     """What the protocol writes of a fold whose network and images are the stand-ins, trained in no time."""
     from types import SimpleNamespace
 
