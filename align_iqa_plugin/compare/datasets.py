@@ -83,9 +83,7 @@ def read_dataset(options: Mapping, *, split: str | None = None, phase: str | Non
     """
     for key in UNUSABLE:
         if options.get(key):
-            raise ValueError(
-                f"{options.get('name')}: leave out '{key}': images are scored as they are."
-            )
+            raise ValueError(f"{options.get('name')}: leave out '{key}': images are scored as they are.")
     options = {**options, 'phase': phase or options.get('override_phase') or options.get('phase') or 'test'}
     if split is not None:
         options['split_index'] = (

@@ -12,7 +12,8 @@ import torch
 
 from align_iqa_plugin.compare.store import Configuration, Pending, Result, Store
 from align_iqa_plugin.runtime.memory import PeakMemory
-from align_iqa_plugin.score import run
+from align_iqa_plugin.score.run import BatchScorer, Picture, is_out_of_memory, score_images
+from align_iqa_plugin.score.run import Result as ImageResult
 
 CHECKED = 4  # images by which it is decided whether a metric may be given batches
 TOLERANCE = 1e-4  # of a score: what the order of summation in a batch changes stays well below
@@ -67,7 +68,7 @@ class Scorer:
         asked = [(image, prompt) for image in pending for prompt in image.prompts]
         left = Counter(image.sha256 for image, _ in asked)  # prompts of each image
         images = [(image.path, prompt) for image, prompt in asked]
-        for each in run.score_images(images, self.batches, batch_size=self.batch_size, workers=self.workers):
+        for each in score_images(images, self.batches, batch_size=self.batch_size, workers=self.workers):
             image, prompt = asked[each.index]
             result = Result(image.sha256, prompt, each.score, each.reason, each.seconds, max(1, each.batch_size))
             self.store.put_scores(self.metric.configuration, [result], str(self.metric.device))
@@ -78,7 +79,7 @@ class Scorer:
                 advance(1)
 
 
-class CheckedBatches(run.BatchScorer):
+class CheckedBatches(BatchScorer):
     """Gives a metric batches only if it scores the first images the same one by one and together.
 
     Attributes:
@@ -92,7 +93,7 @@ class CheckedBatches(run.BatchScorer):
         self.batching: bool | None = None
         self.peak_mb: float | None = None
 
-    def __call__(self, pictures: Sequence[run.Picture]) -> Iterator[run.Result]:
+    def __call__(self, pictures: Sequence[Picture]) -> Iterator[ImageResult]:
         while pictures:
             count = self.fitting(pictures)
             if self.batching is None and count > 1:
@@ -103,16 +104,15 @@ class CheckedBatches(run.BatchScorer):
                 yield from self.attempt(pictures[:count])
             pictures = pictures[count:]
 
-    def run(self, pictures: Sequence[run.Picture]) -> tuple[list[float], float]:
-        measured = self.memory is not None and self.peak_mb is None and self.warm and len(pictures) == 1
-        if measured:
-            self.memory.restart()
+    def run(self, pictures: Sequence[Picture]) -> tuple[list[float], float]:
+        if self.memory is None or self.peak_mb is not None or not self.warm or len(pictures) > 1:
+            return super().run(pictures)
+        self.memory.restart()
         scores = super().run(pictures)
-        if measured:
-            self.peak_mb = self.memory.read()
+        self.peak_mb = self.memory.read()
         return scores
 
-    def _check(self, pictures: Sequence[run.Picture]) -> Iterator[run.Result]:
+    def _check(self, pictures: Sequence[Picture]) -> Iterator[ImageResult]:
         """Results of scoring one by one, after which it is decided whether a batch gives the same."""
         alone = []
         for picture in pictures:
@@ -124,7 +124,7 @@ class CheckedBatches(run.BatchScorer):
         try:
             together, _ = self.run(pictures)
         except Exception as error:
-            if run.is_out_of_memory(error):
+            if is_out_of_memory(error):
                 height, width = pictures[0].size
                 self.most_pixels = height * width * (len(pictures) // 2)
             else:

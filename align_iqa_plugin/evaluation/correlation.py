@@ -22,15 +22,15 @@ def correlations(scores: Sequence[float], mos: Sequence[float]) -> dict[str, flo
     Returns:
         SRCC, PLCC, PLCC_fitted (see `logistic_fit`; None where there is no fit), KRCC, RMSE (of the scores as they are), n.
     """
-    scores, mos = np.asarray(scores, float), np.asarray(mos, float)
-    curve = logistic_fit(scores, mos)
+    x, y = np.asarray(scores, float), np.asarray(mos, float)
+    curve = logistic_fit(x, y)
     return {
-        'SRCC': float(srcc(scores, mos)[0]),
-        'PLCC': float(plcc(scores, mos)[0]),
-        'PLCC_fitted': None if curve is None else float(plcc(curve, mos)[0]),
-        'KRCC': float(krcc(scores, mos)[0]),
-        'RMSE': float(rmse(scores, mos)[0]),
-        'n': len(scores),
+        'SRCC': float(srcc(x, y)[0]),
+        'PLCC': float(plcc(x, y)[0]),
+        'PLCC_fitted': None if curve is None else float(plcc(curve, y)[0]),
+        'KRCC': float(krcc(x, y)[0]),
+        'RMSE': float(rmse(x, y)[0]),
+        'n': len(x),
     }
 
 
@@ -128,8 +128,11 @@ def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
     return np.divide(over, under, out=np.full(np.shape(under), np.nan), where=under > 0)
 
 
-def _samples(values, prompts, draws):
-    return (np.arange(len(values)), np.ones((len(values), 1))) if draws is None else (prompts, draws)
+def _samples(values: np.ndarray, prompts: np.ndarray | None, draws: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The arguments as they are; without them, one sample that holds each image once."""
+    if prompts is None or draws is None:
+        return np.arange(len(values)), np.ones((len(values), 1))
+    return prompts, draws
 
 
 def _vary(*columns) -> bool:

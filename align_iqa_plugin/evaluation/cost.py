@@ -107,7 +107,8 @@ def peak_memory(name: str, batch_size: int, device: str) -> dict[str, float]:
     case = build_case(name, batch_size, device)
     memory = PeakMemory(torch.device(device))
     memory.restart()
-    case.run(), case.run()  # the first step makes the optimizer's state, which the second one holds from its start
+    for _ in range(2):  # the first step makes the optimizer's state, which the second one holds from its start
+        case.run()
     peak = memory.read()
     if peak is None:
         raise RuntimeError('the memory of a process on the CPU is known on Linux only')
@@ -199,5 +200,5 @@ if __name__ == '__main__':
     if what == 'time':
         figures = time_in_turns(names, int(batch), int(repeated), on)
     else:
-        figures = peak_memory(*names, int(batch), on)
+        figures = peak_memory(names[0], int(batch), on)
     print(json.dumps(figures))

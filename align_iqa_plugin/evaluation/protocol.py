@@ -87,7 +87,7 @@ def chosen_folds(folds: str | None, choices: Sequence[str]) -> list[str]:
 
 
 def run_protocol(
-    options: Mapping, *, kind: str, folds: Sequence[str] | None, root: Path, output: Path, report: Callable[[str], None]
+    options: Mapping, *, kind: str, folds: Sequence[str], root: Path, output: Path, report: Callable[[str], None]
 ) -> dict:
     """Train and test on each fold that `output` does not have yet.
 

@@ -1,4 +1,4 @@
-"""`align-iqa evaluate`, and what it and its neighbours refuse before any work; its numbers are tested in test_correlation.py."""
+"""`align-iqa evaluate`: wrong commands end before any work. Its numbers are tested in test_correlation.py."""
 
 import json
 
