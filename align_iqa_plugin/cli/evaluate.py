@@ -43,6 +43,7 @@ def evaluate(
         from align_iqa_plugin.runtime.atomic import atomic_write
         from align_iqa_plugin.runtime.devices import usable_device
 
+        chosen = usable_device(device)
         options = {'datasets': {}, 'network': {}} if option is None else read_options(option)
         dataset = AIGCIQADataset(
             options['datasets'].get('val', {})
@@ -59,7 +60,6 @@ def evaluate(
         network = {key: value for key, value in options['network'].items() if key != 'type'}
         network |= {'pretrained_model_path': str(weights)} if weights else {'pretrained': True}
         metric = AlignIQA(**network)
-        chosen = usable_device(device)
     except (ValueError, OSError, RuntimeError) as error:
         fail('evaluate', str(error))
     predicted = predict(metric, dataset, batch_size=batch_size, device=chosen, description=f'{data.name} {phase}')

@@ -1,7 +1,5 @@
 """`align-iqa evaluate`: wrong commands end before any work. Its numbers are tested in test_correlation.py."""
 
-import json
-
 import pytest
 from typer.testing import CliRunner
 
@@ -31,16 +29,10 @@ def test_a_wrong_command_fails_with_a_sentence(words, sentence, tiny_images, tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_no_output_replaces_what_is_read(tiny_images, tmp_path):
+def test_no_output_replaces_the_labels(tiny_images):
     labels = tiny_images / 'data.csv'
     before = labels.read_bytes()
     for data in (labels, tiny_images):
         result = run('evaluate', data, '--output', labels)
         assert result.exit_code == 2 and 'would overwrite' in result.stderr
     assert labels.read_bytes() == before
-    results = tmp_path / 'results.json'
-    results.write_text(json.dumps({'name': 'x', 'split': 'prompt', 'options': {}, 'folds': {}}))
-    before = results.read_bytes()
-    result = run('results', results, '--output', results)
-    assert result.exit_code == 2 and 'would overwrite' in result.stderr
-    assert results.read_bytes() == before
