@@ -40,7 +40,8 @@ def bench(
     cases = cost.METRIC_CASES if metrics else cost.CASES
     costs = cost.measure(cases, batch_size=batch_size, repeats=repeats, device=device)
     problems = []
-    for each in track(costs, 'Measuring', total=None, console=Console(stderr=True), transient=True):
+    console = Console(stderr=True)
+    for each in track(costs, 'Measuring', console=console, transient=True, disable=not console.is_terminal):
         if isinstance(each, cost.CaseError):
             problems.append(each)
             continue

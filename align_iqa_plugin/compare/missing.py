@@ -44,7 +44,11 @@ def what_is_missing(error: BaseException, printed: str = '') -> str:
 
 def is_offline(error: BaseException) -> bool:
     """Whether a download failed for want of a connection."""
-    return any('onnect' in type(each).__name__ or type(each) is URLError for each in _chain(error))
+    # the clients have their own kinds, such as ConnectError; an HTTPError, a kind of URLError, is an answer
+    return any(
+        isinstance(each, ConnectionError) or 'Connect' in type(each).__name__ or type(each) is URLError
+        for each in _chain(error)
+    )
 
 
 @contextmanager

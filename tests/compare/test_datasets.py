@@ -146,7 +146,7 @@ def test_options_that_name_nothing_are_refused(tables, change, reason):
 
 
 def test_a_name_that_is_no_data_set_is_refused_with_those_that_there_are(tmp_path):
-    with pytest.raises(ValueError, match="no table 'agiqa4k'; known are: .*agiqa3k"):
+    with pytest.raises(ValueError, match="unknown data set or table 'agiqa4k'; did you mean 'agiqa3k'"):
         dataset_options('agiqa4k', {}, tmp_path)
 
 
@@ -179,8 +179,8 @@ def test_another_seed_shuffles_otherwise():
 def test_images_at_addresses_are_known_by_their_content_and_a_missing_one_has_a_problem(tiny_images, tmp_path):
     there = tiny_images / 'images' / '000.png'
     (tmp_path / 'labels.csv').write_text(f'name,mos\n{there},1\nfile://{there},2\nfile:///nowhere/x.png,3\n')
-    local, distant, missing = read_dataset({'type': 'AIGCIQADataset', 'meta_info_file': str(tmp_path / 'labels.csv')})
-    assert distant.path == f'file://{there}' and distant.sha256 == local.sha256 and not distant.problem
+    local, remote, missing = read_dataset({'type': 'AIGCIQADataset', 'meta_info_file': str(tmp_path / 'labels.csv')})
+    assert remote.path == f'file://{there}' and remote.sha256 == local.sha256 and not remote.problem
     assert missing.sha256 == '' and missing.problem.startswith('cannot be read: ') and missing.mos == 3
 
 
