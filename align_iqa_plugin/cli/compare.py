@@ -1,12 +1,7 @@
 """`align-iqa compare`: metrics of pyiqa on the same images, beside each other."""
 
-import json
-import sys
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +10,7 @@ from typer.core import TyperCommand
 
 from align_iqa_plugin.cli.errors import fail, stop
 
-_fail = partial(fail, 'compare')
-SAMPLES = 'samples'  # what the sample images are called as a data set
-PACKAGES = ('align-iqa-plugin', 'pyiqa', 'torch', 'torchvision', 'timm', 'transformers', 'numpy', 'scipy', 'pillow')
+_say = partial(typer.echo, err=True)
 
 
 class ManyValues(TyperCommand):
@@ -75,215 +68,67 @@ def compare(
     seed: Annotated[int, typer.Option(min=0, help='Of the shuffled prompts and the resamples.')] = 123,
     resamples: Annotated[int, typer.Option(min=2, help='Of the images, for the intervals.')] = 1000,
 ) -> None:
-    """Score images with several metrics and compare how well they agree with opinions.
+    """Score images with several metrics and compare how well they correlate with mean opinion scores (MOS).
 
-    Every score goes at once into DIR/scores.sqlite, and is not computed again: a stopped command goes on where it was when it
-    is given again, and several may fill one folder. An image that cannot be scored gets a row that says why. A metric whose
-    weights are missing is left out, with what to download. With --engine ray, scoring runs in all workers of Ray, on this
-    machine or on the cluster that RAY_ADDRESS names.
+    Every score goes at once into DIR/scores.sqlite and is not computed again: to resume a stopped command, give it again;
+    several commands may fill one folder. An image that cannot be scored gets a row that says why. A metric whose weights are
+    missing is left out, with what to download. With --engine ray, all workers of Ray score, on this machine or on the cluster
+    that RAY_ADDRESS names.
 
-    Exit status: 0 all images were scored by all metrics, 1 some were not, 2 the command is wrong, 130 stopped by Ctrl-C (what
-    was scored until then is kept).
+    Exit status: 0 all images were scored by all metrics, 1 some were not, 2 the command is wrong, 130 stopped by Ctrl-C (the
+    scores until then are kept).
     """
-    if out is None:
-        _fail('give --out, the folder for the results.')
-    if not metrics and not metric_opt:
-        _fail('name at least one metric with -m, or -m all.')
-    if not datasets and not data_opt and not samples:
-        _fail('name at least one data set with -d or --data_opt, or use --samples.')
-    if phase is not None and phase not in ('train', 'val', 'test'):
-        _fail(f"--phase '{phase}' is not possible; possible are: train, val, test.")
-    if engine not in ('local', 'ray'):
-        _fail(f"--engine '{engine}' is not possible; possible are: local, ray.")
-    if engine == 'ray' and workers == 0:
-        _fail('--workers 0 is not possible with --engine ray, where they score.')
+    from align_iqa_plugin.runtime.names import suggest
 
+    problems = {
+        'give --out, the folder for the results.': out is None,
+        'name at least one metric with -m, or -m all.': not metrics and not metric_opt,
+        'name at least one data set with -d or --data_opt, or use --samples.': not datasets and not data_opt and not samples,
+        '--workers 0 needs --engine local: with --engine ray, the workers score.': engine == 'ray' and workers == 0,
+    }
+    for name, value, choices in (('phase', phase, ('train', 'val', 'test')), ('engine', engine, ('local', 'ray'))):
+        problems[f"--{name}: unknown {name} '{value}'{suggest(value, choices)}"] = value not in (*choices, None)
+    for sentence, found in problems.items():
+        if found:
+            fail('compare', sentence)
+
+    from align_iqa_plugin.cli.compare_display import show_leaderboard, show_progress
     from align_iqa_plugin.compare.metrics import add_metrics, metric_names
+    from align_iqa_plugin.compare.run import Comparison, provenance_of, read_tables, write_results
     from align_iqa_plugin.compare.store import Store, StoreError
     from align_iqa_plugin.runtime.devices import usable_device
     from align_iqa_plugin.runtime.ray_workers import RayError, RayUnavailable, ray_workers
 
     try:
-        # with Ray, metrics are loaded in this process only to see whether they can be, and what their scores depend on
         chosen = usable_device(device if engine == 'local' else 'cpu')
         names = metric_names([*metrics, *(add_metrics(metric_opt) if metric_opt else [])])
-        tables = _read_tables(datasets, data_opt, data, samples, split, phase, seed)
+        tables = read_tables(datasets, data_opt, root=data, samples=samples, split=split, phase=phase, seed=seed)
         out.mkdir(parents=True, exist_ok=True)
         store = Store(out / 'scores.sqlite')
     except (ValueError, OSError, StoreError) as error:
-        _fail(str(error))
+        fail('compare', str(error))
 
+    decoders = 2 if workers is None else workers
     try:
         with store, ray_workers(workers, device) if engine == 'ray' else nullcontext() as team:
             for name, images in tables.items():
                 store.put_images(name, images)
-            _score(store, list(tables), names, chosen, batch_size, 2 if workers is None else workers, team)
+            with show_progress(len(names)) as show:
+                Comparison(store, list(tables), chosen, batch_size, decoders, team, show, _say).score(names)
             scores, costs = store.score_table(), store.metric_table()
     except RayUnavailable as error:
-        _fail(str(error))
+        fail('compare', str(error))
     except KeyboardInterrupt:
-        _say('Stopped by Ctrl-C: what was scored is kept, and the same command goes on from there.')
+        _say('Stopped by Ctrl-C: the scores are kept. To resume, give the same command again.')
         raise typer.Exit(130) from None
     except (StoreError, RayError) as error:
-        stop('compare', 1, f'{error} What was scored is kept, and the same command goes on from there.')
+        stop('compare', 1, f'{error} The scores are kept. To resume, give the same command again.')
 
-    from align_iqa_plugin.runtime.atomic import atomic_write
-
-    scores.to_parquet(out / 'scores.parquet', index=False)
-    atomic_write(out / 'scores.csv', scores.to_csv(index=False, lineterminator='\n').encode('utf-8', 'backslashreplace'))
+    made = provenance_of(tables, device=chosen, team=team, seed=seed, resamples=resamples, split=split, phase=phase)
+    show_leaderboard(write_results(out, scores, costs, made), costs)
     failed = int((scores['reason'] != '').sum())
     missing = costs.loc[~costs['available'], 'metric'].tolist()
-    if scores['score'].notna().any():
-        from align_iqa_plugin.compare import statistics
-        from align_iqa_plugin.compare.report import page
-
-        summary = statistics.summarise(scores, seed=seed, resamples=resamples)
-        page.write_page(
-            out, summary, scores, costs, _provenance(_hardware(chosen, team), seed, resamples, tables, split, phase)
-        )
-        _print_leaderboard(summary, costs)
-    _say(
-        f'{len(scores) - failed} of {len(scores)} scores are in {out}, {failed} failed'
-        + (f'; metrics that could not be loaded: {", ".join(missing)}.' if missing else '.')
-    )
+    unloaded = f'; metrics that could not be loaded: {", ".join(missing)}.' if missing else '.'
+    _say(f'{len(scores) - failed} of {len(scores)} scores are in {out}, {failed} failed{unloaded}')
     if failed or missing or not len(scores):
         raise typer.Exit(1)
-
-
-def _read_tables(datasets, data_opt, root, samples, split, phase, seed) -> dict[str, list]:
-    """The images of each data set, by its name."""
-    from align_iqa_plugin.compare.datasets import dataset_options, read_dataset, sample_images, with_other_prompts
-    from align_iqa_plugin.compare.metrics import read_yaml
-
-    sections = read_yaml(data_opt) if data_opt else {}
-    tables = {SAMPLES: sample_images()} if samples else {}
-    for name in dict.fromkeys([*datasets, *sections]):
-        options = dataset_options(name, sections, root)
-        tables[Path(name).stem] = read_dataset(options, split=split, phase=phase)
-    return {name: with_other_prompts(images, seed=seed) for name, images in tables.items()}
-
-
-def _score(store, datasets: list[str], names: list[str], device, batch_size: int, workers: int, team) -> None:
-    from align_iqa_plugin.compare.metrics import Metric, MetricUnavailable
-    from align_iqa_plugin.compare.ray_scoring import score_with_ray
-    from align_iqa_plugin.compare.scoring import PeakMemory, Scorer
-
-    waiting, deferred = deque(names), set()
-    with _progress(len(names)) as show:
-        while waiting:
-            name = waiting.popleft()
-            memory = PeakMemory(device)
-            show(name, 'is loaded')
-            try:
-                metric = Metric(name, device)
-            except MetricUnavailable as error:
-                store.put_unavailable(name, str(error))
-                _say(f'{name} {error}')
-                show(name, done=True)
-                continue
-            # another process that scores with this metric is waited for last
-            with store.claim(metric.configuration, wait=name in deferred) as claimed:
-                if not claimed:
-                    deferred.add(name)
-                    waiting.append(name)
-                    continue
-                store.put_metric(metric.configuration, team.device if team else str(device))
-                for dataset in datasets:
-                    store.put_comparison(dataset, name)
-                if team:
-                    score_with_ray(team, store, datasets, metric.configuration, batch_size, partial(show, name))
-                else:
-                    scorer = Scorer(metric, store, batch_size=batch_size, workers=workers, memory=memory)
-                    for dataset in datasets:
-                        count = len(store.pending(dataset, metric.configuration))
-                        scorer.score(dataset, show(name, f'on {dataset}', count))
-                    del scorer
-            show(name, done=True)
-            del metric
-
-
-@contextmanager
-def _progress(total: int) -> Iterator:
-    """Gives ``show(metric, what, images)``, which gives the function that counts images; on a terminal only."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        overall, current = progress.add_task('metrics', total=total), progress.add_task('', total=None)
-
-        def show(metric: str, what: str = '', images: int | None = None, *, done: bool = False):
-            if done:
-                progress.advance(overall)
-            progress.reset(current, description=f'{metric} {what}', total=images)
-            return lambda count: progress.advance(current, count)
-
-        yield show
-
-
-def _print_leaderboard(summary: dict, costs) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    seconds = dict(zip(costs['metric'], costs['seconds'], strict=True))
-    for name, dataset in summary['datasets'].items():
-        table = Table(box=box.SIMPLE, title=f'{name}: correlations with opinions of {dataset["n"]} images')
-        for column in ('metric', 'SRCC', '95 % interval', 'PLCC', 'images', 'failed', 'time/image'):
-            table.add_column(column, justify='left' if column == 'metric' else 'right', no_wrap=True)
-        for metric, figures in sorted(dataset['metrics'].items(), key=lambda item: item[1]['rank']):
-            srcc = figures['srcc']
-            table.add_row(
-                metric,
-                _number(srcc['value']),
-                f'{_number(srcc["low"])} to {_number(srcc["high"])}',
-                _number(figures['plcc']['value']),
-                str(figures['n']),
-                str(figures['failures']),
-                '' if seconds[metric] != seconds[metric] else f'{seconds[metric] * 1000:.1f} ms',
-            )
-        Console(width=None if sys.stdout.isatty() else 200).print(table)
-
-
-def _number(value: float | None) -> str:
-    return '-' if value is None else f'{value:.3f}'
-
-
-def _hardware(device, team) -> str:
-    import torch
-
-    from align_iqa_plugin.runtime.devices import processor_name
-
-    if team:
-        return f'{team.number} workers of Ray on {"GPUs" if team.device == "cuda" else "CPU cores"}'
-    return torch.cuda.get_device_name(device) if device.type == 'cuda' else processor_name()
-
-
-def _provenance(hardware, seed, resamples, tables, split, phase) -> dict:
-    """What the results were made with, as plain data."""
-    import hashlib
-    import platform
-    from datetime import datetime
-
-    def digest(images):
-        return hashlib.sha256(json.dumps([[each.sha256, each.prompt, each.mos] for each in images]).encode()).hexdigest()
-
-    return {
-        'command': ['align-iqa', *sys.argv[1:]],
-        'finished': datetime.now().astimezone().isoformat(timespec='seconds'),
-        'packages': {name: version(name) for name in PACKAGES},
-        'python': platform.python_version(),
-        'platform': platform.platform(),
-        'hardware': hardware,
-        'seed': seed,
-        'resamples': resamples,
-        'datasets': {
-            name: {'images': len(images), 'split': split or '', 'phase': phase or '', 'labels_sha256': digest(images)}
-            for name, images in tables.items()
-        },
-    }
-
-
-def _say(sentence: str) -> None:
-    typer.echo(sentence, err=True)

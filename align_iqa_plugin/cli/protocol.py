@@ -1,15 +1,12 @@
-"""`align-iqa protocol`: one training file on many folds; `align-iqa results`: their results as a page."""
+"""`align-iqa protocol`: cross-validation of a training file; `align-iqa results`: its results as a page."""
 
 import enum
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from align_iqa_plugin.cli.errors import fail, stop
-
-_stop = partial(stop, 'protocol')
 
 
 class Split(str, enum.Enum):  # noqa: UP042  Python 3.10 has no StrEnum
@@ -32,54 +29,59 @@ def protocol(
 ) -> None:
     """Train on every fold, test each once, and write all numbers to a results file.
 
-    Folds that the file has already are left out, and a fold that was stopped goes on from its last run state: call it again.
-    Folds can be spread over machines; `align-iqa results` puts their files together.
+    Folds that the file already has are skipped, and a stopped fold resumes from its last training state: give the command
+    again. Folds can be spread over machines; `align-iqa results` merges their files.
     """
+    from align_iqa_plugin.cli.outputs import check_output
     from align_iqa_plugin.models.options import read_options
     from align_iqa_plugin.models.options_check import check_options
 
     try:
         options = read_options(option, changes or ())
         check_options(options)
+        output = output or Path(f'results_{options["name"]}_{split.value}.json')
+        check_output('--output', output, inputs=[option])
     except (ValueError, FileNotFoundError) as error:
-        _stop(2, str(error))
+        fail('protocol', str(error))
 
     import align_iqa_plugin  # noqa: F401  registers, should torch's autoload be switched off
     from align_iqa_plugin.evaluation.protocol import chosen_folds, fold_columns, run_protocol
-    from align_iqa_plugin.models import trainer as training
+    from align_iqa_plugin.models.trainer import Interrupted, TrainingError
 
-    output = output or Path(f'results_{options["name"]}_{split.value}.json')
     try:
-        possible = fold_columns(split.value, options['datasets']['train'])
+        choices = fold_columns(split.value, options['datasets']['train'])
         run_protocol(
             options,
             kind=split.value,
-            folds=chosen_folds(folds, list(possible)),
+            folds=chosen_folds(folds, list(choices)),
             root=Path.cwd(),
             output=output,
-            tell=lambda line: typer.echo(line, err=True),
+            report=lambda line: typer.echo(line, err=True),
         )
     except (ValueError, FileNotFoundError) as error:
-        _stop(2, str(error))
-    except training.TrainingError as error:
-        _stop(1, str(error))
-    except training.Interrupted as interrupted:
-        _stop(128 + interrupted.signal, f'{interrupted} The folds before it are in {output}.')
+        fail('protocol', str(error))
+    except TrainingError as error:
+        stop('protocol', 1, str(error))
+    except Interrupted as interrupted:
+        stop('protocol', 128 + interrupted.signal, f'{interrupted} The folds before it are in {output}.')
     results([output], output=None)
 
 
 def results(
-    files: Annotated[list[Path], typer.Argument(help='Results files; those of one recipe and split are put together.')],
+    files: Annotated[list[Path], typer.Argument(help='Results files; those of one recipe and split are merged.')],
     output: Annotated[Path | None, typer.Option(help='Write the page here (Markdown) instead of to stdout.')] = None,
 ) -> None:
-    """Tables with median and spread, measured beside reported, and what they were measured with, as Markdown."""
+    """Print tables with median and spread, measured beside reported, and their provenance, as Markdown."""
+    from align_iqa_plugin.cli.outputs import check_output
     from align_iqa_plugin.evaluation.report import results_page
+    from align_iqa_plugin.runtime.atomic import atomic_write
 
     try:
+        check_output('--output', output, inputs=files)
         page = results_page(files)
     except ValueError as error:
         fail('results', str(error))
     if output is None:
         typer.echo(page, nl=False)
     else:
-        output.write_text(page, encoding='utf-8')
+        atomic_write(output, page.encode())

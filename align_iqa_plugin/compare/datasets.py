@@ -1,4 +1,4 @@
-"""The images of a data set with all that their labels tell, from a release, pyiqa's data sets, an option file or a table."""
+"""The images of a data set with their labels, from a release, a data set of pyiqa, an option file or a table."""
 
 import hashlib
 import math
@@ -13,26 +13,27 @@ from align_iqa_plugin.data.labels import LabelError, Labels, read_labels
 from align_iqa_plugin.data.releases import find_release
 from align_iqa_plugin.data.splits import content_hashes, phases_of, split_name
 from align_iqa_plugin.data.uris import is_uri, read_uri
+from align_iqa_plugin.runtime.names import suggest
 
 SAMPLES = Path(__file__).parents[1] / 'samples' / 'samples.csv'
 ALIGNMENT_COLUMNS = ('mos_align', 'mos_correspondence', 'MOS_c')
-"""Columns of opinions on how well an image shows its prompt, as the releases name them."""
+"""Names in the releases of the column with the MOS of how well an image shows its prompt."""
 
-DOWNLOADS = 16  # at a time, of images at addresses, to know their contents
+DOWNLOADS = 16  # of images at a time, whose contents are hashed
 
-CHANGES_IMAGES = ('augment', 'input_size', 'split_file')
+UNUSABLE = ('augment', 'input_size', 'split_file')  # options that change images, or their split, in training
 
 
 def dataset_options(name: str, files: Mapping[str, dict], root: Path | None) -> dict:
-    """Options of a data set in pyiqa's form, with the paths that `root` gives it.
+    """Options of a data set in pyiqa's form, with paths below `root`.
 
     Args:
         name: a section of an option file, a release (releases.py), a data set of pyiqa, or a table of labels.
         files: the sections of the option file.
-        root: the folder with the data sets, in place of ./datasets; or that of the release itself.
+        root: the folder of the data sets, in place of ./datasets; or of the release itself.
 
     Raises:
-        ValueError: there is no such data set; the message lists those that there are.
+        ValueError: there is no such data set.
     """
     import pyiqa
 
@@ -44,7 +45,7 @@ def dataset_options(name: str, files: Mapping[str, dict], root: Path | None) -> 
     elif Path(name).exists():
         return {'type': 'AIGCIQADataset', 'meta_info_file': name}
     else:
-        raise ValueError(f"there is no data set and no table '{name}'; known are: {', '.join([*files, *known])}.")
+        raise ValueError(f"unknown data set or table '{name}'{suggest(name, [*files, *known])}")
     if root is not None:
         for key in ('dataroot_target', 'dataroot_ref', 'meta_info_file'):
             path = Path(str(options.get(key) or ''))
@@ -69,22 +70,20 @@ def _release_key(name: str) -> str | None:
 def read_dataset(options: Mapping, *, split: str | None = None, phase: str | None = None) -> list[LabelledImage]:
     """The images that the options of a data set name, in the order of the labels, none of them opened.
 
-    Opinion scores come out with higher is better: where the options say `lower_better`, they are mirrored in `mos_range`.
-    An image whose file is missing has a `problem`.
+    For every MOS, higher is better: where the options say `lower_better`, it is mirrored in `mos_range`. An image whose file
+    is missing has a `problem`.
 
     Args:
         options: as `dataset_options` gives them.
         split: name of a column, or number of a prompt-disjoint split, in place of the one in the options.
-        phase: 'train', 'val' or 'test', in place of the one in the options, which is by default test.
+        phase: 'train', 'val' or 'test', in place of the one in the options; by default test.
 
     Raises:
         ValueError: the labels cannot be used; the message names the file and the row.
     """
-    for key in CHANGES_IMAGES:
+    for key in UNUSABLE:
         if options.get(key):
-            raise ValueError(
-                f"{options.get('name')}: '{key}' is not possible here, images are scored as they are; leave it out."
-            )
+            raise ValueError(f"{options.get('name')}: leave out '{key}': images are scored as they are.")
     options = {**options, 'phase': phase or options.get('override_phase') or options.get('phase') or 'test'}
     if split is not None:
         options['split_index'] = (
@@ -98,7 +97,7 @@ def read_dataset(options: Mapping, *, split: str | None = None, phase: str | Non
 
 
 def sample_images() -> list[LabelledImage]:
-    """The sample images of this package, 12 of AGIQA-3K, with their prompts and opinion scores."""
+    """The sample images of this package, 12 of AGIQA-3K, with their prompts and MOS."""
     return read_dataset({'type': 'AIGCIQADataset', 'meta_info_file': str(SAMPLES), 'score_column': 'mos_quality'})
 
 
@@ -133,14 +132,14 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
         labels.raise_problems()
     labels.problems[:] = [problem for problem in labels.problems if problem not in missing]
     labels.raise_problems()
-    hashes, unreadable = {}, {}  # of the files at paths and addresses: SHA-256, and why there is none
+    hashes, unreadable = {}, {}  # by path or URI: SHA-256, or why there is none
 
     def hash_files(paths: list[str]) -> list[str]:
         new = sorted({*paths} - hashes.keys() - unreadable.keys())
-        local, distant = ([path for path in new if is_uri(path) is there] for there in (False, True))
+        local, remote = ([path for path in new if is_uri(path) is there] for there in (False, True))
         hashes.update(zip(local, content_hashes(local), strict=True))
         with ThreadPoolExecutor(DOWNLOADS) as pool:
-            for path, (content, problem) in zip(distant, pool.map(_distant_hash, distant), strict=True):
+            for path, (content, problem) in zip(remote, pool.map(_remote_hash, remote), strict=True):
                 if problem:
                     unreadable[path] = problem
                 else:
@@ -149,15 +148,15 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
 
     phases = None
     if options.get('split_index') is not None:
-        if missing:  # the others' places in the split may depend on them
+        if missing:  # the phases of the other images may depend on them
             raise LabelError(
-                f'{labels.source}: {len(missing)} images are missing, and a split is one of the whole table; the first is '
+                f'{labels.source}: {len(missing)} images are missing, and a split needs the whole table; the first is '
                 f'that of row {missing[0][0]}, {missing[0][1]}'
             )
         index = options['split_index']
         name = index if isinstance(index, str) else split_name(index, ratio=str(options.get('split_ratio', '802')))
         phases = phases_of(labels, name, hash_files)
-        # where the split had to be computed, from all files: the others' places depend on these
+        # a split that had to be computed depends on every file
         labels.problems.extend(
             (row.number, f'{row.path} {unreadable[row.path]}') for row in labels.rows if row.path in unreadable
         )
@@ -190,10 +189,10 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
     return images
 
 
-def _distant_hash(address: str) -> tuple[str, str]:
-    """SHA-256 of what is at an address, or the reason why nothing is."""
+def _remote_hash(uri: str) -> tuple[str, str]:
+    """SHA-256 of what is at a URI and '', or '' and the reason why it cannot be read."""
     try:
-        return hashlib.sha256(read_uri(address)).hexdigest(), ''
+        return hashlib.sha256(read_uri(uri)).hexdigest(), ''
     except OSError as error:
         return '', f'cannot be read: {" ".join(str(error).split()).rstrip(".")}.'
 
@@ -205,7 +204,7 @@ def _deviation_column(labels: Labels) -> str | None:
 
 
 def _from_pyiqa(options: Mapping) -> list[LabelledImage]:
-    """What pyiqa's own class of the data set makes of its options and its meta info CSV."""
+    """The images that pyiqa's own class of the data set finds by its options and its meta info CSV."""
     from pyiqa.data import build_dataset
 
     try:

@@ -1,12 +1,13 @@
-"""Scores the images of data sets with one metric in the workers of Ray, and puts what comes back into the store at once."""
+"""Scores the images of data sets with one metric in the workers of Ray; each result goes into the store as it comes back."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from align_iqa_plugin.compare.metrics import Metric
-from align_iqa_plugin.compare.scoring import PeakMemory, Scorer
+from align_iqa_plugin.compare.scoring import Scorer
 from align_iqa_plugin.compare.store import Configuration, Pending, Result, Store
 from align_iqa_plugin.runtime.devices import usable_device
+from align_iqa_plugin.runtime.memory import PeakMemory
 from align_iqa_plugin.runtime.ray_workers import DIED, Workers
 
 
@@ -26,7 +27,7 @@ def score_with_ray(
         datasets: their names in the store.
         configuration: of the metric, as it is in every worker.
         batch_size: most images that the metric is given together.
-        show: is told what is done and the number of images, and gives the function that counts those that are done.
+        show: takes what is done and the number of images, and gives the function that counts those that are done.
 
     Raises:
         RayError: the metric cannot be loaded in a worker, or Ray failed; what came back until then is in the store.
@@ -57,29 +58,29 @@ def score_with_ray(
 
 
 class RayScorer:
-    """What each worker of Ray makes once: fields of `Pending` in, fields of `Result` and what the metric costs out."""
+    """Made once in each worker of Ray: takes fields of `Pending`, gives fields of `Result` and what the metric costs."""
 
     def __init__(self, name: str, config: dict, device: str, batch_size: int, weights_sha256: str):
         from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
-        DEFAULT_CONFIGS[name] = config  # an option file may have changed it in the command's process
+        DEFAULT_CONFIGS[name] = config  # an option file may have changed it in the process of the command
         chosen = usable_device(device)
         memory = PeakMemory(chosen)
         metric = Metric(name, chosen)
         if metric.configuration.weights_sha256 != weights_sha256:
-            raise ValueError(f'{name} has other weights here than where the command was given; bring the machines in line.')
+            raise ValueError(f'{name} has other weights here than where the command runs: use the same files everywhere.')
         self.results = _Results()
         self.scorer = Scorer(metric, self.results, batch_size=batch_size, workers=0, memory=memory)
 
     def __call__(self, images: list[dict]) -> list[dict]:
         self.results.of = {each['sha256']: [] for each in images}
         self.scorer.score_images([Pending(**{**each, 'prompts': tuple(each['prompts'])}) for each in images])
-        costs = {'decode_seconds': self.scorer.decode_seconds, 'peak_mb': self.scorer.peak_mb}
+        costs = {'decode_seconds': self.scorer.decode_seconds, 'peak_mb': self.scorer.batches.peak_mb}
         return [{'results': results, 'costs': costs} for results in self.results.of.values()]
 
 
 class _Results:
-    """Takes what a `Scorer` has for the store."""
+    """Stands in for the store of a `Scorer`: keeps the results by image."""
 
     def __init__(self):
         self.of = {}

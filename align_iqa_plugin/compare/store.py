@@ -1,10 +1,10 @@
 """The record of a comparison: an SQLite database of every score, from which all tables are made.
 
-A score is found again by what it depends on: the bytes of the image, the prompt, and the *configuration* of the metric (its
-name, its options, its weights, the version of the code). It is written as soon as it is there, once, and never computed again;
-a failure is kept with its reason, and tried again by the next run. Processes may share a database on one machine.
+A score is identified by what it depends on: the bytes of the image, the prompt, and the *configuration* of the metric (its
+name, its options, its weights, the version of the code). It is written as soon as it is known, and never computed again; a
+failure is kept with its reason, and the next run tries again. Processes on one machine may share a database.
 
-The tables, for queries by hand (``sqlite3 DIR/scores.sqlite``); texts that are not known are '', numbers NULL:
+The tables, for queries by hand (``sqlite3 DIR/scores.sqlite``); unknown texts are '', unknown numbers NULL:
 
 ``images``          the labels: one row for each image of a data set, in the order of `position`
     dataset, position   the key
@@ -12,8 +12,8 @@ The tables, for queries by hand (``sqlite3 DIR/scores.sqlite``); texts that are 
     sha256              of the file's bytes; '' where there is no such file, and `problem` then says so
     prompt, prompt_id, generator, style
     other_prompt        the prompt of another image, for the control with prompts shuffled; '' where there is none
-    mos, mos_std, mos_align   opinion scores, higher is better: mean and standard deviation of the main one; correlations with the
-                        prompt
+    mos, mos_std, mos_align   higher is better: mean and standard deviation of the opinion scores on quality (or whatever is
+                        the main target), and their mean on how well the image shows its prompt
 ``configurations``  what a score depends on beside image and prompt
     configuration       the key: SHA-256 of the next four
     metric              pyiqa's name
@@ -56,28 +56,30 @@ if TYPE_CHECKING:
     import pandas
 
 BUSY_SECONDS = 60  # how long a process waits for another one's writing, which takes milliseconds
-LAYOUT = 1  # of the tables below; another number in a file means another version of this module
+LAYOUT = 2  # of the tables below, as PRAGMA user_version; in 1, of version 0.3.0, images.problem had another name
 
 _TABLES = """
-CREATE TABLE IF NOT EXISTS images (
+CREATE TABLE images (
     dataset TEXT, position INTEGER, image TEXT, path TEXT, sha256 TEXT, prompt TEXT, prompt_id TEXT, generator TEXT, style TEXT,
     mos REAL, mos_std REAL, mos_align REAL, other_prompt TEXT, problem TEXT,
     PRIMARY KEY (dataset, position)
 );
-CREATE TABLE IF NOT EXISTS configurations (
+CREATE TABLE configurations (
     configuration TEXT PRIMARY KEY, metric TEXT, options TEXT, weights_sha256 TEXT, code_version TEXT, score_range TEXT,
     lower_better INTEGER, uses_prompt INTEGER
 );
-CREATE TABLE IF NOT EXISTS scores (
+CREATE TABLE scores (
     configuration TEXT, sha256 TEXT, prompt TEXT, score REAL, reason TEXT, seconds REAL, batch INTEGER, device TEXT,
     scored_at TEXT DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ')),
     PRIMARY KEY (configuration, sha256, prompt)
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS metrics (
+CREATE TABLE metrics (
     metric TEXT PRIMARY KEY, configuration TEXT, available INTEGER, reason TEXT, device TEXT, decode_seconds REAL, peak_mb REAL
 );
-CREATE TABLE IF NOT EXISTS comparisons (dataset TEXT, metric TEXT, PRIMARY KEY (dataset, metric)) WITHOUT ROWID;
-CREATE VIEW IF NOT EXISTS score_table AS
+CREATE TABLE comparisons (dataset TEXT, metric TEXT, PRIMARY KEY (dataset, metric)) WITHOUT ROWID;
+"""
+_VIEW = """
+CREATE VIEW score_table AS
 SELECT
     images.dataset, metrics.metric, images.image, images.path, images.sha256, images.prompt, images.prompt_id, images.generator,
     images.style, images.mos, images.mos_std, images.mos_align, own.score,
@@ -92,6 +94,7 @@ LEFT JOIN scores AS other
     AND other.configuration = metrics.configuration AND other.sha256 = images.sha256 AND other.prompt = other_prompt
 ORDER BY images.dataset, metrics.metric, images.position;
 """
+_FROM_LAYOUT_1 = f'DROP VIEW score_table; ALTER TABLE images RENAME COLUMN fault TO problem; {_VIEW}'
 
 
 class StoreError(Exception):
@@ -157,10 +160,12 @@ class Result:
 
 
 class Store:
-    """The database in a file, which is created where there is none; see the module's docstring for its tables.
+    """The database in a file; see the module's docstring for its tables.
+
+    It is created if there is none, and one of version 0.3.0 is brought to the present layout.
 
     Raises:
-        StoreError: the file is no such database, or cannot be read or written.
+        StoreError: the file is another database, or none, or cannot be read or written.
     """
 
     def __init__(self, path: str | Path):
@@ -183,14 +188,15 @@ class Store:
             raise StoreError(f"'{self.path}' cannot be opened: {error.strerror}.") from error
 
     def _create(self) -> None:
-        layout = self._database.execute('PRAGMA user_version').fetchone()[0]
-        tables = self._database.execute('SELECT count(*) FROM sqlite_master').fetchone()[0]
-        if layout != (LAYOUT if tables else 0):
+        (layout,) = self._database.execute('PRAGMA user_version').fetchone()
+        (tables,) = self._database.execute('SELECT count(*) FROM sqlite_master').fetchone()
+        if layout not in ((1, LAYOUT) if tables else (0,)):
             raise StoreError(f"'{self.path}' is not a database of this version: choose another folder.")
         self._database.execute('PRAGMA journal_mode = WAL')
         self._database.execute('PRAGMA synchronous = NORMAL')
-        if not tables:
-            self._database.executescript(f'BEGIN;{_TABLES}PRAGMA user_version = {LAYOUT};COMMIT;')
+        if layout != LAYOUT:
+            change = _FROM_LAYOUT_1 if tables else f'{_TABLES}{_VIEW}'
+            self._database.executescript(f'BEGIN IMMEDIATE; {change} PRAGMA user_version = {LAYOUT}; COMMIT;')
 
     def __enter__(self) -> 'Store':
         return self
@@ -200,7 +206,7 @@ class Store:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing of what is written inside; waits for other processes."""
+        """A transaction, which waits for those of other processes: all that is written inside is kept, or nothing."""
         try:
             self._database.execute('BEGIN IMMEDIATE')
             try:
@@ -214,7 +220,7 @@ class Store:
 
     @contextmanager
     def claim(self, configuration: Configuration, *, wait: bool = True) -> Iterator[bool]:
-        """Keep other processes from scoring with this configuration at the same time; gives whether that worked.
+        """Keep other processes from scoring with this configuration at the same time; gives whether that succeeded.
 
         The claim ends with the process, however it ends.
 
@@ -308,7 +314,7 @@ class Store:
         return [Pending(sha256, path, tuple(prompts[sha256])) for sha256, path in paths.items()]
 
     def put_scores(self, configuration: Configuration, results: Iterable[Result], device: str) -> None:
-        """Write results, all at once. A score that is there stays; a failure is replaced by what became of the image now."""
+        """Write results in one transaction. A score that is there stays; a failure is replaced by the new result."""
         rows = [
             (configuration.key, each.sha256, each.prompt, each.score, each.reason, each.seconds, each.batch, device)
             for each in results

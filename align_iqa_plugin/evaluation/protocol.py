@@ -1,10 +1,10 @@
-"""One training file on many folds of a data set: train each, test it once, keep every number with its provenance.
+"""Cross-validation: train on every fold of a data set, test each network once, keep every number with its provenance.
 
-A results file is JSON, written after every fold, whole or not at all:
+A results file is JSON, written atomically after every fold:
     what was run: `name`, `options` (the training file as plain data), `split` (prompt, image or generator);
     `folds`: {fold: {column, seed, images {train, val, test}, data_sha256, best (validation scores), iteration,
         test {SRCC ...}, generator_floor {SRCC ...}, network_sha256, environment}}
-Folds that are in the file already are not run again.
+Folds that the file has already are not run again.
 """
 
 import copy
@@ -16,14 +16,12 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import torch
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
-from align_iqa_plugin.data.feature_cache import FrozenCache
 from align_iqa_plugin.data.labels import Labels, read_labels
 from align_iqa_plugin.data.splits import (
     SPLITS,
@@ -34,9 +32,11 @@ from align_iqa_plugin.data.splits import (
     split_name,
 )
 from align_iqa_plugin.evaluation.correlation import correlations
+from align_iqa_plugin.evaluation.predict import predict
 from align_iqa_plugin.models.trainer import train
 from align_iqa_plugin.runtime.atomic import atomic_write
 from align_iqa_plugin.runtime.devices import processor_name
+from align_iqa_plugin.runtime.names import suggest
 
 SPLIT_KINDS = {
     'prompt': 'prompt-disjoint: no prompt is on two sides',
@@ -44,43 +44,50 @@ SPLIT_KINDS = {
     'generator': 'leave one generator out: the test generator is not in training',
 }
 PACKAGES = ('align-iqa-plugin', 'torch', 'timm', 'pyiqa', 'numpy', 'scipy')
-NAMES_ONLY = ('name', 'manual_seed')  # of a training file, what two runs of one recipe may differ in, with the paths
 
 
 def fold_columns(kind: str, section: Mapping) -> dict[str, str]:
-    """The split column of every fold of a kind, by the fold's name: '1' to '10', or a generator's name.
+    """The split column of each fold, by the fold's name: '1' to '10', or a generator's name.
 
     Args:
-        section: of a data set in a training file.
+        kind: 'prompt', 'image' or 'generator'.
+        section: a data set of a training file.
+
+    Raises:
+        ValueError: a generator is to be left out, and the labels do not name generators.
     """
     if kind == 'generator':
         labels = _labels(section)
         if 'generator' not in labels.header:
-            raise ValueError(f'{labels.source} does not tell which generator an image is of, so none can be left out.')
+            raise ValueError(f'{labels.source} has no column of generators, so none can be left out.')
         return {name: generator_split_name(name) for name in sorted(set(labels.column('generator')))}
     name = {'prompt': split_name, 'image': image_split_name}[kind]
     return {str(number): name(number) for number in range(1, SPLITS + 1)}
 
 
-def chosen_folds(folds: str | None, possible: Sequence[str]) -> list[str]:
-    """'1-3,7' or 'AttnGAN,glide' as a list of folds; all of them for None."""
+def chosen_folds(folds: str | None, choices: Sequence[str]) -> list[str]:
+    """'1-3,7' or 'AttnGAN,glide' as a list of folds; all of them for None.
+
+    Raises:
+        ValueError: a fold is not among the choices.
+    """
     if folds is None:
-        return list(possible)
+        return list(choices)
     chosen = []
     for part in folds.split(','):
         first, dash, last = part.strip().partition('-')
-        if dash and first.isdecimal() and last.isdecimal() and part.strip() not in possible:
+        if dash and first.isdecimal() and last.isdecimal() and part.strip() not in choices:
             chosen += [str(number) for number in range(int(first), int(last) + 1)]
         else:
             chosen.append(part.strip())
     for fold in chosen:
-        if fold not in possible:
-            raise ValueError(f"--folds: there is no fold '{fold}'; possible are: {', '.join(possible)}.")
+        if fold not in choices:
+            raise ValueError(f"--folds: unknown fold '{fold}'{suggest(fold, choices)}")
     return list(dict.fromkeys(chosen))
 
 
 def run_protocol(
-    options: Mapping, *, kind: str, folds: Sequence[str] | None, root: Path, output: Path, tell: Callable[[str], None]
+    options: Mapping, *, kind: str, folds: Sequence[str], root: Path, output: Path, report: Callable[[str], None]
 ) -> dict:
     """Train and test on each fold that `output` does not have yet.
 
@@ -88,9 +95,9 @@ def run_protocol(
         options: of the training file; its split is replaced by each fold's, in all its data sets.
         kind: 'prompt', 'image' or 'generator'.
         folds: names, as in `fold_columns`.
-        root: takes experiments/NAME_KIND_FOLD/; a fold that was stopped goes on from there.
+        root: holds experiments/NAME_KIND_FOLD/, from which a stopped fold resumes.
         output: the results file.
-        tell: takes a line after each fold.
+        report: is called with a line after each fold.
 
     Raises:
         ValueError: `output` holds results of another recipe, or the options cannot be trained.
@@ -104,18 +111,18 @@ def run_protocol(
         results['folds'] = kept['folds']
     for fold in folds:
         if fold in results['folds']:
-            tell(f'fold {fold}: in {output} already.')
+            report(f'fold {fold}: in {output} already.')
             continue
         results['folds'][fold] = _run_fold(options, kind, fold, columns[fold], root)
         ordered = [name for name in columns if name in results['folds']]
         results['folds'] = {name: results['folds'][name] for name in ordered}
         atomic_write(output, json.dumps(results, indent=1).encode())
-        tell(f'fold {fold}: {_line(results["folds"][fold]["test"])}')
+        report(f'fold {fold}: {_line(results["folds"][fold]["test"])}')
     return results
 
 
 def read_results(path: Path) -> dict:
-    """A results file; ValueError where it is none."""
+    """The content of a results file; ValueError if it is not one."""
     try:
         results = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
@@ -126,8 +133,9 @@ def read_results(path: Path) -> dict:
 
 
 def recipe(results: Mapping) -> str:
-    """What the folds of one row of a table have in common, as a hash: all options but names, seed, paths and speed."""
-    options = {key: value for key, value in results['options'].items() if key not in (*NAMES_ONLY, 'logger', 'path', 'num_gpu')}
+    """A hash that is equal for runs whose folds may share a row of a table: of all options but names, seed, paths and speed."""
+    ignored = ('name', 'manual_seed', 'logger', 'path', 'num_gpu')
+    options = {key: value for key, value in results['options'].items() if key not in ignored}
     options['datasets'] = {
         phase: {key: value for key, value in section.items() if key not in ('name', 'dataroot_target', 'num_worker_per_gpu')}
         for phase, section in options['datasets'].items()
@@ -140,7 +148,7 @@ def recipe(results: Mapping) -> str:
 
 
 def merged(parts: Sequence[dict]) -> dict:
-    """Results of one recipe from several machines as one; ValueError where they differ in recipe or in a fold's numbers."""
+    """Results of one recipe from several machines as one; ValueError if they differ in recipe or in a fold's numbers."""
     result = copy.deepcopy(parts[0])
     for part in parts[1:]:
         if recipe(part) != recipe(result):
@@ -162,6 +170,8 @@ def _run_fold(options: Mapping, kind: str, fold: str, column: str, root: Path) -
     section = next((s for phase, s in options['datasets'].items() if phase.startswith('val')), options['datasets']['train'])
     dataset = AIGCIQADataset({**section, 'name': 'test', 'phase': 'test'})
     net = AlignIQA(**network, pretrained_model_path=str(models / 'net_best.pth'))
+    device = 'cuda' if torch.cuda.is_available() and options.get('num_gpu') != 0 else 'cpu'
+    tested = predict(net, dataset, batch_size=16, device=device, description='test')
     labels = _labels(section)
     phases = split_by_name(labels, column, contents := content_hashes([row.path for row in labels.rows]))
     result = {
@@ -171,7 +181,7 @@ def _run_fold(options: Mapping, kind: str, fold: str, column: str, root: Path) -
         'data_sha256': _data_hash(labels, contents),
         'best': {name: {metric: numbers['val'] for metric, numbers in metrics.items()} for name, metrics in best.items()},
         'iteration': next((numbers['iter'] for metrics in best.values() for numbers in metrics.values()), None),
-        'test': correlations(*_scores(net, dataset, options)),
+        'test': correlations(tested.scores, tested.mos),
         'network_sha256': hashlib.sha256((models / 'net_best.pth').read_bytes()).hexdigest(),
         'environment': environment(),
     }
@@ -190,38 +200,21 @@ def _labels(section: Mapping) -> Labels:
     )
 
 
-@torch.no_grad()
-def _scores(net: AlignIQA, dataset: AIGCIQADataset, options: Mapping) -> tuple[list[float], list[float]]:
-    device = torch.device('cuda' if torch.cuda.is_available() and options.get('num_gpu') != 0 else 'cpu')
-    net = net.to(device).eval()
-    folder = options['train'].get('frozen_cache')
-    cache = FrozenCache(folder, net) if folder else None
-    scores, opinions = [], []
-    for batch in tqdm(DataLoader(dataset, batch_size=16), desc=dataset.opt['name'], unit='batch', leave=False, disable=None):
-        image = batch['img'].to(device)
-        plain = cache(image, batch['img_path']) if cache else None
-        scores += net(image, caption_list=batch['prompt'], plain=plain)[:, 0].tolist()
-        opinions += batch['mos_label'][:, 0].tolist()
-    return scores, opinions
-
-
 def _generator_floor(labels: Labels, phases: Sequence[str]) -> dict:
-    """What is predicted without looking at a pixel: the mean training score of an image's generator."""
+    """Correlations of a prediction that reads no pixel: the mean training MOS of an image's generator."""
     rows = list(zip(labels.column('generator'), [row.score for row in labels.rows], phases, strict=True))
-    known: dict[str, list[float]] = {}
-    for generator, score, phase in rows:
+    training: dict[str, list[float]] = {}
+    for generator, mos, phase in rows:
         if phase == 'train':
-            known.setdefault(generator, []).append(score)
-    everything = [score for scores in known.values() for score in scores]
-    means = {generator: sum(scores) / len(scores) for generator, scores in known.items()}
-    tests = [
-        (means.get(generator, sum(everything) / len(everything)), score) for generator, score, phase in rows if phase == 'test'
-    ]
+            training.setdefault(generator, []).append(mos)
+    means = {generator: fmean(mos) for generator, mos in training.items()}
+    overall = fmean(mos for of_generator in training.values() for mos in of_generator)
+    tests = [(means.get(generator, overall), mos) for generator, mos, phase in rows if phase == 'test']
     return correlations(*map(list, zip(*tests, strict=True)))
 
 
 def _data_hash(labels: Labels, contents: Sequence[str]) -> str:
-    """Of the labels in use and of every image's name and content, in the order of the table."""
+    """SHA-256 of the labels in use and of every image's name and content, in the order of the table."""
     digest = hashlib.sha256()
     for row, content in zip(labels.rows, contents, strict=True):
         digest.update(f'{Path(row.path).name}\n{row.score!r}\n{row.prompt}\n{content}\n'.encode())
@@ -229,7 +222,7 @@ def _data_hash(labels: Labels, contents: Sequence[str]) -> str:
 
 
 def environment() -> dict:
-    """Versions, hardware and command of a measurement."""
+    """Command, hardware and versions of a measurement."""
     return {
         'command': shlex.join(['align-iqa', *sys.argv[1:]]),
         'hardware': f'{processor_name()}, {torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"}',

@@ -1,4 +1,4 @@
-"""The page of results: files of `align-iqa protocol` in, Markdown tables out. Nothing on it is typed by hand."""
+"""The page of cross-validated results, RESULTS.md: Markdown tables, made from files of `align-iqa protocol` alone."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,10 @@ METRICS = ('SRCC', 'PLCC', 'PLCC_fitted', 'KRCC', 'RMSE')
 
 
 def results_page(files: Sequence[Path]) -> str:
-    """Markdown of all results; files of one recipe and kind of split are put together.
+    """All results as Markdown; files of one recipe and kind of split are merged.
 
     Raises:
-        ValueError: a file is no results file, or two of them contradict each other.
+        ValueError: a file is not a results file, or two of them contradict each other.
     """
     groups: dict[str, list[dict]] = {}
     for file in files:
@@ -33,7 +33,7 @@ def _section(kind: str, rows: Sequence[Mapping]) -> str:
     lines = [f'## {SPLIT_KINDS[kind][0].upper()}{SPLIT_KINDS[kind][1:]}', '']
     if kind == 'generator':
         return '\n'.join([*lines, *_generator_table(rows), ''])
-    # medians of different folds cannot be compared; differences on the same folds can
+    # medians over different folds cannot be compared; differences on the same folds can
     reference = max(rows, key=lambda row: len(row['folds']))
     lines += [
         'Median over the folds (lowest to highest) on test, measured here. Difference: of SRCC to '
@@ -94,7 +94,7 @@ def _difference(tests: Mapping[str, Mapping], compared: Mapping[str, Mapping]) -
 def _generator_table(rows: Sequence[Mapping]) -> list[str]:
     generators = list(dict.fromkeys(name for row in rows for name in row['folds']))
     lines = [
-        'SRCC within the generator that was left out, measured here; the mean over generators where all of them are there.',
+        'SRCC within the generator that was left out, measured here; the mean where all generators were.',
         '',
         f'| row | {" | ".join(generators)} | mean SRCC | mean PLCC |',
         '|---' * (len(generators) + 3) + '|',
@@ -122,7 +122,7 @@ def _provenance(rows: Sequence[Mapping]) -> str:
     }.items():
         lines.append(f'- {title}: {"; ".join(dict.fromkeys(map(str, values)))}')
     lines.append('- commands:')
-    # where files lay on that machine tells nobody anything
+    # the folders of the machine are of no use to a reader
     commands = dict.fromkeys(re.sub(r'(?<=[\s=])/\S+/', '', numbers['environment']['command']) for numbers in folds)
     return '\n'.join([*lines, *(f'  - `{command}`' for command in commands), ''])
 

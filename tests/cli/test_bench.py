@@ -1,15 +1,23 @@
+"""`align-iqa bench`: a row for each case, and problems beside them."""
+
 import pytest
 from typer.testing import CliRunner
 
-from align_iqa_plugin.cli import app, bench
+from align_iqa_plugin.cli import app
+from align_iqa_plugin.evaluation import cost
+from align_iqa_plugin.evaluation.cost import CaseError, Cost
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ['bench', *arguments])
 
 
 @pytest.mark.slow
 def test_every_case_is_a_row_and_the_first_of_its_kind_has_ratio_one():
-    result = CliRunner().invoke(app, ['bench', '--batch-size', '1', '--repeats', '1', '--device', 'cpu'])
+    result = run('--batch-size', '1', '--repeats', '1', '--device', 'cpu')
     assert result.exit_code == 0, result.output
     rows = [line.strip() for line in result.output.splitlines()]
-    rows = [row for row in rows if row.startswith((*bench.CASES, *bench.CASES.values()))]
+    rows = [row for row in rows if row.startswith((*cost.CASES, *cost.CASES.values()))]
     named = {row.split('  ')[0]: row for row in rows}
     order = [
         'backbone, forward',
@@ -18,55 +26,35 @@ def test_every_case_is_a_row_and_the_first_of_its_kind_has_ratio_one():
         'backbone, fine-tuning step',
         'with CGI, training step',
     ]
-    assert list(named) == [*order, 'reading, from JPEGs', 'reading, image_cache']
-    assert all(named[reference].count('1.00') >= 2 for reference in bench.CASES.values())
+    assert list(named) == order
+    assert all(named[reference].count('1.00') >= 2 for reference in cost.CASES.values())
     trained = [named[case].split()[-2] for case in order]
     assert trained == ['0.00', '0.00', '0.26', '85.80', '0.26']
 
 
-def test_a_device_that_cannot_be_used_is_refused_before_anything_is_measured():
-    result = CliRunner().invoke(app, ['bench', '--device', 'warp'])
+def test_a_device_that_cannot_be_used_fails_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr(cost, 'measure', lambda *arguments, **keywords: pytest.fail('measured'))
+    result = run('--device', 'warp')
     assert result.exit_code == 2
     assert "the device 'warp' cannot be used" in result.stderr
 
 
-@pytest.mark.slow
-def test_a_case_that_fails_is_told_with_its_reason_and_the_others_go_on(monkeypatch):
-    monkeypatch.setattr(bench, 'CASES', {'metric, no_such': 'metric, cnniqa', 'metric, wadiqam_nr': 'metric, cnniqa'})
-    result = CliRunner().invoke(app, ['bench', '--batch-size', '1', '--repeats', '1', '--device', 'cpu'])
+def test_a_case_that_fails_is_named_with_its_reason_and_the_others_are_rows(monkeypatch):
+    given = {}
+
+    def measure(cases, **options):
+        given.update(options, cases=cases)
+        yield Cost('metric, align_iqa', 0.2, 1, 700.0, 1, 85_800_000)
+        yield CaseError('metric, hyperiqa failed: no connection')
+        yield Cost('metric, cnniqa', 0.1, 0.5, 70.0, 0.1, 730_000)
+
+    monkeypatch.setattr(cost, 'measure', measure)
+    result = run('--metrics', '--batch-size', '2', '--repeats', '3', '--device', 'cpu')
     assert result.exit_code == 1
-    assert "metric, no_such failed: KeyError: 'no_such'" in result.stderr
-    assert 'metric, wadiqam_nr' in result.stdout and '0.73 M' in result.stdout
-
-
-@pytest.mark.parametrize('case', ['reading, image_cache', 'metric, cnniqa'])
-def test_a_case_gives_megabytes(case):
-    assert bench.peak_memory(case, 2, 'cpu')['megabytes'] > -1  # of reading a few images, it is noise around nothing
-
-
-@pytest.mark.parametrize('case', ['reading, image_cache', 'metric, cnniqa'])
-def test_a_case_gives_seconds(case):
-    assert bench.time_by_turns([case], 2, 1, 'cpu')[case] > 0
-
-
-def test_cases_are_timed_by_turns_after_a_first_run_of_each(monkeypatch):
-    ran = []
-    monkeypatch.setattr(bench, '_case', lambda case, *rest: (lambda: ran.append(case), {}))
-    assert bench.time_by_turns(['a', 'b'], 8, 2, 'cpu').keys() == {'a', 'b'}
-    assert ran == ['a', 'b'] * 3
-
-
-def test_networks_with_random_weights_download_nothing_and_leave_pyiqa_as_it_was(monkeypatch):
-    import urllib.request
-
-    import timm
-    import torch
-
-    def refused(*arguments, **keywords):
-        raise AssertionError('a download')
-
-    monkeypatch.setattr(urllib.request, 'urlopen', refused)
-    before = timm.create_model, torch.nn.Module.load_state_dict
-    network = bench._random_network('hyperiqa')
-    assert sum(parameter.numel() for parameter in network.parameters()) > 2e7
-    assert (timm.create_model, torch.nn.Module.load_state_dict) == before
+    assert result.stderr == 'align-iqa bench: metric, hyperiqa failed: no connection\n'
+    assert [line.split('  ')[0].strip() for line in result.stdout.splitlines() if 'metric, ' in line] == [
+        'metric, align_iqa',
+        'metric, cnniqa',
+    ]
+    assert '0.73 M' in result.stdout and '0.50' in result.stdout
+    assert given == {'cases': cost.METRIC_CASES, 'batch_size': 2, 'repeats': 3, 'device': 'cpu'}

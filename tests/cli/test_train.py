@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 
 from align_iqa_plugin.archs.pretrained import read_extra_state
 from align_iqa_plugin.cli import app
-from align_iqa_plugin.evaluation.correlation import correlations
 from align_iqa_plugin.models import trainer as training
 from align_iqa_plugin.models.options_file import read_file
 from align_iqa_plugin.models.training_state import latest_training_state
@@ -228,23 +227,3 @@ def test_a_run_that_is_terminated_and_killed_ends_as_one_that_is_not(tiny_option
 @pytest.mark.slow
 def test_a_run_that_is_killed_many_times_ends_as_one_that_is_not(tiny_options, tmp_path, differences):
     assert differences(*killed_and_whole(tmp_path, tiny_options, [signal.SIGKILL] * 7, total=400)) == []
-
-
-def test_correlations_keep_the_sign():
-    generator = random.Random(0)
-    mos = [generator.uniform(0, 5) for _ in range(50)]
-    numbers = correlations([5 - m**1.1 for m in mos], mos)
-    assert numbers['SRCC'] == pytest.approx(-1)
-    assert numbers['KRCC'] == pytest.approx(-1)
-    assert numbers['PLCC'] < -0.98
-
-
-def test_a_correlation_without_a_logistic_fit_is_none():
-    assert correlations([5.0, 4.1, 3.0, 2.2, 1.0, 0.5], [0.0, 1.0, 2.0, 3.1, 4.0, 5.0])['PLCC_fitted'] is None
-
-
-def test_evaluate_refuses_a_training_file_and_weights_that_are_not_there(tmp_path):
-    for words in (['--opt', 'none.yml'], ['--weights', 'none.pth']):
-        result = CliRunner().invoke(app, ['evaluate', str(tmp_path), *words])
-        assert result.exit_code == 2
-        assert 'Traceback' not in result.output

@@ -44,7 +44,7 @@ def section(tables, kind='GeneralNRDataset', table='plain.csv', **more):
     }
 
 
-def test_the_samples_come_with_prompts_opinions_and_generators():
+def test_the_samples_come_with_prompts_mos_and_generators():
     images = sample_images()
     assert len(images) == 12
     assert all(image.prompt and image.generator and 0 < image.mos < 5 and 0 < image.mos_align < 5 for image in images)
@@ -105,13 +105,13 @@ def test_data_sets_of_pyiqa_are_read_by_its_own_classes(tables):
     assert [image.image for image in half] == ['1.png', '3.png', '5.png']
 
 
-def test_opinions_come_out_with_higher_is_better(tables):
+def test_mos_come_out_with_higher_is_better(tables):
     images = read_dataset(section(tables, lower_better=True, mos_range=[0, 10]))
     assert [image.mos for image in images] == [10 - number / 2 for number in range(6)]
 
 
 @pytest.mark.parametrize('kind', ['AIGCIQADataset', 'GeneralNRDataset'])
-def test_a_missing_image_keeps_its_row_and_its_opinion(tables, kind):
+def test_a_missing_image_keeps_its_row_and_its_mos(tables, kind):
     (tables / 'images' / '2.png').unlink()
     images = read_dataset(section(tables, kind))
     assert [image.mos for image in images] == [number / 2 for number in range(6)]
@@ -146,7 +146,7 @@ def test_options_that_name_nothing_are_refused(tables, change, reason):
 
 
 def test_a_name_that_is_no_data_set_is_refused_with_those_that_there_are(tmp_path):
-    with pytest.raises(ValueError, match="no table 'agiqa4k'; known are: .*agiqa3k"):
+    with pytest.raises(ValueError, match="unknown data set or table 'agiqa4k'; did you mean 'agiqa3k'"):
         dataset_options('agiqa4k', {}, tmp_path)
 
 
@@ -179,8 +179,8 @@ def test_another_seed_shuffles_otherwise():
 def test_images_at_addresses_are_known_by_their_content_and_a_missing_one_has_a_problem(tiny_images, tmp_path):
     there = tiny_images / 'images' / '000.png'
     (tmp_path / 'labels.csv').write_text(f'name,mos\n{there},1\nfile://{there},2\nfile:///nowhere/x.png,3\n')
-    local, distant, missing = read_dataset({'type': 'AIGCIQADataset', 'meta_info_file': str(tmp_path / 'labels.csv')})
-    assert distant.path == f'file://{there}' and distant.sha256 == local.sha256 and not distant.problem
+    local, remote, missing = read_dataset({'type': 'AIGCIQADataset', 'meta_info_file': str(tmp_path / 'labels.csv')})
+    assert remote.path == f'file://{there}' and remote.sha256 == local.sha256 and not remote.problem
     assert missing.sha256 == '' and missing.problem.startswith('cannot be read: ') and missing.mos == 3
 
 

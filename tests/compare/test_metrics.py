@@ -1,21 +1,26 @@
 """Metrics of pyiqa for the comparison: found, told apart by all that their scores depend on, or missing with a reason."""
 
 import json
+import logging
 import sys
 import urllib.request
 from dataclasses import replace
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import numpy as np
 import pyiqa
 import pytest
 import torch
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from pyiqa.default_model_configs import DEFAULT_CONFIGS
 from pyiqa.utils.registry import ARCH_REGISTRY
 
 from align_iqa_plugin.compare import metrics as module
 from align_iqa_plugin.compare.metrics import Metric, MetricUnavailable, add_metrics, metric_names, read_yaml
+from align_iqa_plugin.compare.missing import hub_offline
 from align_iqa_plugin.compare.scoring import Scorer
 from align_iqa_plugin.compare.store import LabelledImage, Store
 
@@ -206,25 +211,78 @@ def test_a_missing_module_is_named(own, monkeypatch):
         Metric('_Captioned', CPU)
 
 
-def test_a_missing_file_of_the_hub_is_named_and_the_hub_is_not_asked_again(own, monkeypatch):
-    from huggingface_hub import constants
+class _Unreachable(ConnectionError):
+    """An error as the clients of the hub raise it, which carries the request."""
 
-    class NoConnectionError(Exception):
-        pass
+    def __init__(self, url):
+        super().__init__('Name or service not known')
+        self.request = SimpleNamespace(url=url)
 
-    def hf_hub_download(repo_id, filename):
-        raise NoConnectionError('cannot connect')
 
+@pytest.mark.parametrize(
+    ('file', 'command'),
+    [
+        ('model.safetensors', 'huggingface-cli download timm/resnet50 model.safetensors'),
+        # what transformers asks for first, of several files
+        ('config.json', r'huggingface-cli download timm/resnet50\)'),
+    ],
+)
+def test_a_missing_file_of_the_hub_is_named(own, monkeypatch, file, command):
     class Downloads(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            hf_hub_download('timm/resnet50', 'model.safetensors')
+            try:
+                raise _Unreachable(f'https://huggingface.co/timm/resnet50/resolve/main/{file}')
+            except OSError as error:
+                raise LocalEntryNotFoundError('we cannot find the requested files in the local cache') from error
 
-    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
     monkeypatch.setitem(ARCH_REGISTRY._obj_map, '_Captioned', Downloads)
-    with pytest.raises(MetricUnavailable, match='huggingface-cli download timm/resnet50 model.safetensors'):
+    with pytest.raises(MetricUnavailable, match=command) as caught:
         Metric('_Captioned', CPU)
-    assert constants.HF_HUB_OFFLINE
+    assert caught.value.offline
+
+
+def test_the_real_client_of_the_hub_names_the_file_when_it_is_offline(own, monkeypatch):
+    class Downloads(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            hf_hub_download('timm/resnet50', 'not-in-any-cache.safetensors')
+
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, '_Captioned', Downloads)
+    before = constants.HF_HUB_OFFLINE
+    with hub_offline(), pytest.raises(MetricUnavailable, match='download timm/resnet50 not-in-any-cache.safetensors'):
+        Metric('_Captioned', CPU)
+    assert before == constants.HF_HUB_OFFLINE
+
+
+def test_a_failed_download_that_names_no_file_is_still_one(own, monkeypatch):
+    class Downloads(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            urllib.request.urlopen('https://example.org/weights.pt')
+
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, '_Captioned', Downloads)
+    with pytest.raises(MetricUnavailable, match=r'could not be downloaded \(URLError\)') as caught:
+        Metric('_Captioned', CPU)
+    assert caught.value.offline
+
+
+def test_any_other_error_is_the_reason_and_no_download(own, monkeypatch):
+    class Broken(torch.nn.Module):
+        def __init__(self):
+            raise ValueError('broken')
+
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, '_Captioned', Broken)
+    with pytest.raises(MetricUnavailable, match='cannot be loaded: ValueError: broken') as caught:
+        Metric('_Captioned', CPU)
+    assert not caught.value.offline
+
+
+def test_pyiqas_log_keeps_its_level(images):
+    logger = logging.getLogger('pyiqa')
+    before = logger.level
+    Metric('entropy', CPU)(images[:1], None)
+    assert logger.level == before
 
 
 # Names and option files
@@ -239,7 +297,7 @@ def test_all_are_the_no_reference_metrics_that_score_single_images():
 
 @pytest.mark.parametrize(
     'name, reason',
-    [('entropie', 'did you mean entropy'), ('ssim', 'reference'), ('fid', 'folders'), ('', 'pyiqa has no metric')],
+    [('entropie', "did you mean 'entropy'"), ('ssim', 'reference'), ('fid', 'folders'), ('', 'unknown metric')],
 )
 def test_a_name_that_is_no_such_metric_is_refused_with_a_hint(name, reason):
     with pytest.raises(ValueError, match=reason):

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import stats
 
 import align_iqa_plugin
-from align_iqa_plugin.compare.report import page
+from align_iqa_plugin.compare.report import explorer, page
 from align_iqa_plugin.compare.report.leaderboard import efficiency_csv, field_form, leaderboard_csv, leaderboard_markdown
 from align_iqa_plugin.compare.report.page import write_page
 
@@ -28,15 +28,15 @@ PROVENANCE = {
 }
 
 
-def score_table(images, opinions, *, dataset='set a', prompts, generators, metrics, seed=0):
-    """A score table of made-up metrics; each is opinion and noise. `metrics`: {name: (noise, lower is better)}."""
+def score_table(images, mos, *, dataset='set a', prompts, generators, metrics, seed=0):
+    """A score table of made-up metrics; each is MOS and noise. `metrics`: {name: (noise, lower is better)}."""
     random = np.random.default_rng(seed)
     rows = []
     for metric, (noise, lower_better) in metrics.items():
-        scores = (np.array(opinions) + random.normal(0, noise, len(images))) * (-1 if lower_better else 1)
-        for path, mos, prompt, generator, score in zip(images, opinions, prompts, generators, scores, strict=True):
+        scores = (np.array(mos) + random.normal(0, noise, len(images))) * (-1 if lower_better else 1)
+        for path, each, prompt, generator, score in zip(images, mos, prompts, generators, scores, strict=True):
             row = {'dataset': dataset, 'metric': metric, 'image': path.name, 'path': str(path), 'sha256': '0' * 64}
-            row |= {'prompt': prompt, 'prompt_id': '', 'generator': generator, 'style': '', 'mos': mos, 'mos_std': np.nan}
+            row |= {'prompt': prompt, 'prompt_id': '', 'generator': generator, 'style': '', 'mos': each, 'mos_std': np.nan}
             row |= {'mos_align': np.nan, 'score': score, 'reason': '', 'lower_better': lower_better, 'uses_prompt': False}
             rows.append({**row, 'shuffled_score': np.nan, 'seconds': np.nan})
     return pd.DataFrame(rows)
@@ -61,8 +61,8 @@ def estimate(value, spread=0.03, highest=1.0):
     return {'value': float(value), 'low': float(value) - spread, 'high': min(highest, float(value) + spread)}
 
 
-def noise_of(scores, opinions):
-    return np.sqrt(np.mean((scores - opinions) ** 2))
+def noise_of(scores, mos):
+    return np.sqrt(np.mean((scores - mos) ** 2))
 
 
 def summary_of(scores):
@@ -133,8 +133,8 @@ def comparison(tmp_path_factory):
     random = np.random.default_rng(2)
     prompts = [HOSTILE, *(f'prompt {number // 2}' for number in range(1, 40))]
     generators = ['DALL-E 2', 'GLIDE', '<b>bold</b>', ''] * 10
-    opinions = random.uniform(0, 5, 40).round(3)
-    scores = score_table(images, opinions, prompts=prompts, generators=generators, metrics=METRICS)
+    mos = random.uniform(0, 5, 40).round(3)
+    scores = score_table(images, mos, prompts=prompts, generators=generators, metrics=METRICS)
     failed = (scores['metric'] == 'poor') & scores['image'].isin(['image_0003.png', 'image_0007.png'])
     scores.loc[failed, ['score', 'reason']] = np.nan, 'out of <i>memory</i>'
     metrics = metric_table(METRICS, absent='needs the file <weights.pth>')
@@ -239,7 +239,8 @@ def test_numbers_have_the_form_of_the_field(value, text):
     assert field_form(value) == text
 
 
-def test_every_data_set_gets_a_section_and_files_of_its_own(comparison, tmp_path):
+def test_every_data_set_gets_a_section_and_files_of_its_own(comparison, tmp_path, monkeypatch):
+    monkeypatch.setattr(page, 'save_figure', lambda figure, path: path.touch())  # drawn in `written`
     one = comparison['scores'][comparison['scores']['metric'] == 'good']
     scores = pd.concat([one.assign(dataset=name) for name in ('set a', 'Set/A', '../up')], ignore_index=True)
     write_page(tmp_path / 'page', **{**comparison, 'scores': scores, 'summary': summary_of(scores)})
@@ -287,7 +288,7 @@ def test_undefined_values_are_dashes_and_sort_as_nothing(written):
     assert not re.search(r'>\s*(nan|None|inf)\b', text)
 
 
-def test_disagreements_are_the_largest_differences_of_places(written, comparison):
+def test_disagreements_are_the_largest_differences_of_ranks(written, comparison):
     (data,) = data_of((written / 'index.html').read_text())
     for metric in data['metrics']:
         rows = comparison['scores'][comparison['scores']['metric'] == metric['name']].dropna(subset='score')
@@ -299,7 +300,7 @@ def test_disagreements_are_the_largest_differences_of_places(written, comparison
         assert list(excess[worst]) == sorted(excess)[: len(worst)]
         for index, image in enumerate(data['images']):
             scored = image['name'] in set(rows['image'])
-            assert (metric['scores'][index] is not None) == (metric['places'][index] is not None) == scored
+            assert (metric['scores'][index] is not None) == (metric['ranks'][index] is not None) == scored
 
 
 def test_pictures_are_small_and_the_ones_that_cannot_be_read_are_counted(comparison, tmp_path):
@@ -313,14 +314,14 @@ def test_pictures_are_small_and_the_ones_that_cannot_be_read_are_counted(compari
     images = {image['name']: image for image in data_of(text)[0]['images']}
     assert 'no_picture' in images['image_0001.png'] and 'no_picture' in images['image_0002.png']
     with Image.open(io.BytesIO(base64.b64decode(images['image_0000.png']['picture'].partition(',')[2]))) as picture:
-        assert picture.format == 'JPEG' and max(picture.size) <= page.PICTURE_SIDE
+        assert picture.format == 'JPEG' and max(picture.size) <= explorer.PICTURE_SIDE
 
 
 def test_of_many_images_the_page_shows_a_stated_part_with_all_disagreements(comparison, monkeypatch):
     whole = data_of(page.page_html(comparison['summary'], comparison['scores'], comparison['metrics'], PROVENANCE))[0]
-    monkeypatch.setattr(page, 'MAX_POINTS', 30)
+    monkeypatch.setattr(explorer, 'MAX_POINTS', 30)
     monkeypatch.setattr(page, 'MAX_PICTURES', 10)
-    monkeypatch.setattr(page, 'CARDS', 2)
+    monkeypatch.setattr(explorer, 'CARDS', 2)
     text = page.page_html(comparison['summary'], comparison['scores'], comparison['metrics'], PROVENANCE)
     (data,) = data_of(text)
     assert len(data['images']) <= 30
@@ -377,10 +378,8 @@ def large_comparison(folder, images=600, metrics=20):
     return {'summary': summary_of(scores), 'scores': scores, 'metrics': table, 'provenance': PROVENANCE}
 
 
-def test_the_page_of_the_twelve_samples_is_under_three_megabytes(tmp_path):
-    comparison = sample_comparison()
-    write_page(tmp_path, **comparison)
-    text = (tmp_path / 'index.html').read_text()
+def test_the_page_of_the_twelve_samples_is_under_three_megabytes():
+    text = page.page_html(**sample_comparison())
     assert len(text) < 3e6
     assert sum('picture' in image for image in data_of(text)[0]['images']) == 12
 
@@ -506,10 +505,10 @@ def test_pointing_at_a_dot_shows_its_image_and_its_prompt(chromium, written):
     (data,) = data_of((written / 'index.html').read_text())
     plot = driver.find_element('css selector', '.scatter')
     driver.execute_script('arguments[0].scrollIntoView({block: "center"})', plot)
-    # the lowest and the highest opinion stand alone at the edges
-    by_opinion = sorted((image['mos'], index) for index, image in enumerate(data['images']))
+    # the lowest and the highest MOS stand alone at the edges
+    by_mos = sorted((image['mos'], index) for index, image in enumerate(data['images']))
     shown = []
-    for _, index in (by_opinion[0], by_opinion[-1]):
+    for _, index in (by_mos[0], by_mos[-1]):
         image = data['images'][index]
         dots = driver.find_elements('css selector', '.scatter .point')
         (dot,) = (dot for dot in dots if dot.get_attribute('aria-label').startswith(f'{image["name"]},'))
@@ -535,7 +534,7 @@ def test_the_arrow_keys_go_from_dot_to_dot_and_show_each_image(chromium, written
         assert detail_of(driver) == [image['picture'], image['prompt']]
         seen.append(image['mos'])
         press(driver, Keys.ARROW_RIGHT)
-    assert seen == sorted(image['mos'] for image in data['images']), 'every image, from the lowest opinion to the highest'
+    assert seen == sorted(image['mos'] for image in data['images']), 'every image, from the lowest MOS to the highest'
     selected = driver.find_elements('css selector', '.scatter [aria-selected=true]')
     assert len(selected) == 1 and selected[0] == driver.switch_to.active_element
 

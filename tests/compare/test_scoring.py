@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from align_iqa_plugin.compare.scoring import FEW, PeakMemory, Scorer
+from align_iqa_plugin.compare.scoring import Scorer
 from align_iqa_plugin.compare.store import Configuration, LabelledImage, Store
+from align_iqa_plugin.runtime.memory import PeakMemory
+from align_iqa_plugin.score.run import FEW
 
 CPU = torch.device('cpu')
 
@@ -86,7 +88,7 @@ def grey(value):
     return pytest.approx(value / 255, abs=1e-6)
 
 
-# ResumableBatchSampler
+# Batches
 
 
 def test_a_metric_that_scores_the_same_in_batches_is_given_batches(store, tmp_path):

@@ -1,6 +1,5 @@
-"""Statistics of a comparison: equal to pyiqa's and scipy's, honest about what prompts share, and defined or None."""
+"""The summary of a score table: every number defined or None, and of the right images."""
 
-import itertools
 import json
 import time
 import warnings
@@ -10,40 +9,15 @@ import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyiqa.metrics.correlation_coefficient import calculate_krcc, calculate_plcc, calculate_rmse, calculate_srcc
-from scipy import stats
+from pyiqa.metrics.correlation_coefficient import calculate_plcc, calculate_srcc
 
-from align_iqa_plugin.compare.statistics import (
-    best_of_n_regret,
-    difference_p,
-    draw_prompts,
-    fitted,
-    holm,
-    interval,
-    krcc,
-    letters,
-    pairwise_accuracy,
-    plcc,
-    rmse,
-    srcc,
-    summarise,
-    system_srcc,
-)
+from align_iqa_plugin.compare.statistics import summarise
 
-QUICK = settings(deadline=None, max_examples=50)  # a loaded machine is no problem
 UNDEFINED = {'value': None, 'low': None, 'high': None}
-CORRELATIONS = {srcc: calculate_srcc, krcc: calculate_krcc, plcc: calculate_plcc}
-# few values, so that ties are frequent
-IMAGES = st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3), st.integers(0, 4)), min_size=3, max_size=30)
-
-
-def columns(images):
-    scores, opinions, prompts = map(np.array, zip(*images, strict=True))
-    return scores.astype(float), opinions.astype(float), prompts
 
 
 def correlated(seed=0, prompts=40, each=6, noise=0.7):
-    """Scores and opinions that share an effect of the prompt, and the number of each image's prompt."""
+    """Scores and MOS that share an effect of the prompt, and the number of each image's prompt."""
     generator = np.random.default_rng(seed)
     of = np.repeat(np.arange(prompts), each)
     mos = generator.normal(size=prompts)[of] + 0.5 * generator.normal(size=len(of))
@@ -85,153 +59,11 @@ def summary(*arguments, resamples=100, **facts):
     return result['datasets']['made up']
 
 
-# statistics
-
-
-@QUICK
-@given(IMAGES)
-def test_correlations_are_those_of_pyiqa_with_any_ties(images):
-    scores, opinions, _ = columns(images)
-    for ours, theirs in CORRELATIONS.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # scipy's word for constant scores is a warning and NaN
-            expected = theirs(scores, opinions)
-        np.testing.assert_allclose(ours(scores, opinions)[0], expected, atol=1e-12)
-
-
-@pytest.mark.parametrize('seed', range(5))
-def test_the_fit_and_its_error_are_those_of_pyiqa(seed):
-    scores, mos, prompts = correlated(seed)
-    scores = np.arctanh(np.clip(scores / 4, -0.99, 0.99))  # so that the curve matters
-    draws = draw_prompts(40, seed=0, resamples=2)
-    curve = fitted(scores, mos)
-    expected = calculate_plcc(scores, mos, fit_scale='logistic_4params')
-    assert plcc(curve, mos)[0] == pytest.approx(expected, abs=1e-12) and expected > calculate_plcc(scores, mos)
-    assert rmse(curve, mos, prompts, draws)[0] == pytest.approx(calculate_rmse(scores, mos, fit_scale='logistic_4params'))
-
-
-@pytest.mark.parametrize('seed', [27, 34, 42])
-def test_where_the_fit_of_pyiqa_finds_no_optimum_it_is_sought_on_standardised_scores(seed):
-    rng = np.random.default_rng(seed)
-    scores = 7 - rng.exponential(size=60)
-    mos = 2 + 0.3 * (scores - 7) + rng.normal(size=60)
-    with pytest.raises(RuntimeError, match='Optimal parameters not found'), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        calculate_plcc(scores, mos, fit_scale='logistic_4params')
-    assert plcc(fitted(scores, mos), mos)[0] > plcc(scores, mos)[0] - 1e-5  # a curve is no worse than a line
-
-
 def test_a_fit_without_an_optimum_is_undefined():
     scores, mos, prompts = correlated()
     metric = summary({'m': np.exp(2 * scores)}, mos, prompts)['metrics']['m']
     assert metric['plcc_fitted'] == metric['rmse'] == UNDEFINED
     assert metric['plcc']['value'] == pytest.approx(calculate_plcc(np.exp(2 * scores), mos))
-
-
-@QUICK
-@given(IMAGES, st.integers(0, 99))
-def test_every_resample_gives_what_the_images_written_out_give(images, seed):
-    scores, opinions, prompts = columns(images)
-    draws = draw_prompts(5, seed=seed, resamples=4)
-    errors = np.full(len(scores), 0.4)
-    accuracy, _ = pairwise_accuracy(scores, opinions, errors, prompts, draws)
-    results = {ours: ours(scores, opinions, prompts, draws) for ours in CORRELATIONS}
-    error, lost = rmse(scores, opinions, prompts, draws), best_of_n_regret(scores, opinions, prompts, draws)
-    for sample, counts in enumerate(draws.T.astype(int)):
-        # each copy of a prompt is a prompt of its own
-        copies = [np.flatnonzero(prompts == prompt) for prompt in range(5) for _ in range(counts[prompt])]
-        chosen = np.concatenate([np.empty(0, int), *copies])
-        for ours, theirs in CORRELATIONS.items():
-            if len({*scores[chosen]}) > 1 and len({*opinions[chosen]}) > 1:
-                assert results[ours][sample] == pytest.approx(theirs(scores[chosen], opinions[chosen]), abs=1e-9)
-            else:
-                assert np.isnan(results[ours][sample])
-        right, regrets = [], []
-        for copy in copies:
-            for i, j in itertools.combinations(copy, 2):
-                if abs(opinions[i] - opinions[j]) > 1.96 * np.sqrt(0.4**2 + 0.4**2):
-                    better, worse = (i, j) if opinions[i] > opinions[j] else (j, i)
-                    right.append(0.5 if scores[i] == scores[j] else float(scores[better] > scores[worse]))
-            if len(copy) > 1:
-                picked = [opinions[i] for i in copy if scores[i] == max(scores[copy])]
-                regrets.append(max(opinions[copy]) - np.mean(picked))
-        assert accuracy[sample] == pytest.approx(np.mean(right) if right else np.nan, nan_ok=True)
-        assert lost[sample] == pytest.approx(np.mean(regrets) if regrets else np.nan, nan_ok=True)
-        if len(chosen):
-            assert error[sample] == pytest.approx(calculate_rmse(scores[chosen], opinions[chosen]))
-
-
-@QUICK
-@given(IMAGES)
-def test_ranks_do_not_care_for_the_scale_of_scores(images):
-    scores, opinions, prompts = columns(images)
-    draws = draw_prompts(5, seed=0, resamples=3)
-    errors = np.zeros(len(scores))
-    for stretched in (np.exp(3 * scores), scores**3 / 7 + 100):
-        for of in (srcc, krcc, best_of_n_regret):
-            np.testing.assert_array_equal(of(scores, opinions, prompts, draws), of(stretched, opinions, prompts, draws))
-        one, other = (pairwise_accuracy(each, opinions, errors, prompts, draws) for each in (scores, stretched))
-        np.testing.assert_array_equal(one[0], other[0])
-
-
-@QUICK
-@given(IMAGES)
-def test_reversed_scores_turn_correlations_and_accuracy_round(images):
-    scores, opinions, prompts = columns(images)
-    draws = draw_prompts(5, seed=0, resamples=3)
-    for of in CORRELATIONS:
-        np.testing.assert_allclose(of(-scores, opinions, prompts, draws), -of(scores, opinions, prompts, draws), atol=1e-12)
-    errors = np.zeros(len(scores))
-    one, other = (pairwise_accuracy(each, opinions, errors, prompts, draws) for each in (scores, -scores))
-    np.testing.assert_allclose(one[0], 1 - other[0])
-
-
-def test_opinions_closer_than_their_noise_are_no_pair_and_of_unknown_noise_all_that_differ_are():
-    scores, opinions, prompts = np.array([1.0, 2.0, 3.0]), np.array([1.0, 1.1, 3.0]), np.zeros(3, int)
-    draws = np.ones((1, 1))
-    assert pairwise_accuracy(scores, opinions, np.full(3, 0.1), prompts, draws)[1] == 2
-    assert pairwise_accuracy(scores, opinions, np.full(3, np.nan), prompts, draws)[1] == 3
-    assert pairwise_accuracy(scores, np.ones(3), np.full(3, np.nan), prompts, draws)[1] == 0
-    # the error of a difference of two: 1.96 * sqrt(2) * 0.7 = 1.94 lies between 1.9 and 2
-    assert pairwise_accuracy(scores, opinions, np.full(3, 0.7), prompts, draws)[1] == 1
-
-
-def test_picking_at_random_costs_the_mean_and_picking_right_costs_nothing():
-    mos, prompts = np.array([1.0, 2.0, 6.0, 4.0, 5.0, 7.0]), np.array([0, 0, 0, 1, 1, 2])
-    draws = np.ones((3, 1))
-    assert best_of_n_regret(mos, mos, prompts, draws)[0] == 0
-    assert best_of_n_regret(np.zeros(6), mos, prompts, draws)[0] == pytest.approx((3 + 0.5) / 2)
-    assert best_of_n_regret(-mos, mos, prompts, draws)[0] == pytest.approx((5 + 1) / 2)
-
-
-def test_generators_are_ranked_by_their_means():
-    generators = np.array(['a', 'a', 'b', 'b', 'c', 'c', ''])
-    mos = np.array([1.0, 2, 3, 4, 5, 6, 100])
-    assert system_srcc(np.array([2.0, 1, 4, 3, 6, 5, -9]), mos, generators) == (1, 3)
-    assert system_srcc(np.array([0, 9, 0, 5, 0, 1.0, 0]), mos, generators) == (-1, 3)
-    value, count = system_srcc(mos[:4], mos[:4], generators[:4])
-    assert np.isnan(value) and count == 2
-
-
-# intervals
-
-
-def test_an_interval_is_that_of_scipys_bootstrap_over_prompts():
-    scores, mos, prompts = correlated()
-    ours = interval(srcc(scores, mos, prompts, draw_prompts(40, seed=1, resamples=4000)))
-    images = np.arange(240).reshape(40, 6)
-
-    def statistic(drawn):
-        chosen = images[drawn].ravel()
-        return stats.spearmanr(scores[chosen], mos[chosen])[0]
-
-    theirs = stats.bootstrap(
-        (np.arange(40),), statistic, vectorized=False, n_resamples=1500, method='percentile', rng=np.random.default_rng(2)
-    ).confidence_interval
-    assert ours['value'] == pytest.approx(calculate_srcc(scores, mos))
-    width = theirs.high - theirs.low
-    assert ours['low'] == pytest.approx(theirs.low, abs=0.1 * width)
-    assert ours['high'] == pytest.approx(theirs.high, abs=0.1 * width)
 
 
 def test_images_of_a_prompt_that_are_alike_make_an_interval_wider_than_single_images_would():
@@ -242,25 +74,6 @@ def test_images_of_a_prompt_that_are_alike_make_an_interval_wider_than_single_im
         assert by_prompt[name]['value'] == pytest.approx(by_image[name]['value'])
         wide, narrow = (each[name]['high'] - each[name]['low'] for each in (by_prompt, by_image))
         assert wide > 1.4 * narrow, name
-
-
-def test_an_interval_covers_the_truth_about_as_often_as_it_says():
-    truth = srcc(*correlated(seed=10**6, prompts=20000)[:2])[0]
-    covered, covered_by_image = 0, 0
-    for seed in range(200):
-        scores, mos, prompts = correlated(seed)
-        by_prompt = interval(srcc(scores, mos, prompts, draw_prompts(40, seed=seed, resamples=200)))
-        by_image = interval(srcc(scores, mos, np.arange(240), draw_prompts(240, seed=seed, resamples=200)))
-        covered += by_prompt['low'] <= truth <= by_prompt['high']
-        covered_by_image += by_image['low'] <= truth <= by_image['high']
-    assert 0.88 <= covered / 200 <= 0.99
-    assert covered_by_image / 200 < 0.8
-
-
-def test_numbers_that_few_resamples_define_get_no_interval():
-    assert interval(np.array([0.5, *np.linspace(0, 1, 96), *[np.nan] * 4]))['low'] == pytest.approx(0.025)
-    assert interval(np.array([0.5, *np.linspace(0, 1, 94), *[np.nan] * 6])) == {'value': 0.5, 'low': None, 'high': None}
-    assert interval(np.array([np.nan, 0.1, 0.2])) == {'value': None, 'low': None, 'high': None}
 
 
 def test_a_seed_gives_the_same_numbers_whatever_the_order_of_the_rows():
@@ -274,52 +87,6 @@ def test_a_seed_gives_the_same_numbers_whatever_the_order_of_the_rows():
     first, second = (each['datasets']['made up']['metrics']['m']['srcc'] for each in (result, other))
     assert first['value'] == second['value'] and first['low'] != second['low']
     assert (other['seed'], other['resamples']) == (1, 50)
-
-
-# tests and groups
-
-
-@QUICK
-@given(st.lists(st.sampled_from([0.0, 0.001, 0.01, 0.02, 0.04, 0.5, 1.0]), max_size=6))
-def test_holms_correction_is_the_closed_test_of_bonferroni(p):
-    subsets = [set(chosen) for size in range(1, len(p) + 1) for chosen in itertools.combinations(range(len(p)), size)]
-    expected = [max(min(1, len(s) * min(p[j] for j in s)) for s in subsets if i in s) for i in range(len(p))]
-    np.testing.assert_allclose(holm(np.array(p)), expected)
-
-
-def test_holms_correction_leaves_out_what_was_not_tested():
-    np.testing.assert_allclose(holm(np.array([0.02, np.nan, 0.01])), [0.02, np.nan, 0.02])
-
-
-@QUICK
-@given(st.integers(0, 8).flatmap(lambda m: st.tuples(st.just(m), st.lists(st.booleans(), min_size=m * m, max_size=m * m))))
-def test_two_share_a_letter_if_and_only_if_they_are_not_different(drawn):
-    m, cells = drawn
-    different = np.triu(np.array(cells, bool).reshape(m, m), 1)
-    different |= different.T
-    shown = letters(different)
-    assert len(shown) == m and all('a' in first for first in shown[:1])
-    for i, j in itertools.combinations(range(m), 2):
-        assert bool(set(shown[i]) & set(shown[j])) != different[i, j]
-    shares = [{i for i in range(m) if letter in shown[i]} for letter in set(''.join(shown))]
-    assert not any(one < other for one in shares for other in shares)  # each letter is needed
-
-
-def test_letters_do_not_run_out():
-    shown = letters(~np.eye(60, dtype=bool))
-    assert len(set(shown)) == 60 and shown[0] == 'a' and shown[52] == '(53)'
-
-
-def test_metrics_that_are_equally_good_are_told_apart_in_one_of_twenty_cases():
-    found = 0
-    for seed in range(300):
-        generator = np.random.default_rng(seed)
-        prompts, effect = np.repeat(np.arange(40), 4), generator.normal(size=(3, 40))
-        mos = effect[0][prompts] + 0.3 * generator.normal(size=160)
-        one, other = (mos + effect[k][prompts] + generator.normal(size=160) for k in (1, 2))
-        draws = draw_prompts(40, seed=seed, resamples=100)
-        found += difference_p(*(srcc(each, mos, prompts, draws) for each in (one, other)), 40) < 0.05
-    assert 0.01 <= found / 300 <= 0.09
 
 
 def test_a_metric_shares_a_letter_with_the_best_unless_the_test_tells_them_apart():
@@ -430,7 +197,7 @@ def test_one_prompt_has_values_but_tells_nothing_of_other_prompts():
     assert result['p_vs_best'] is None
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     st.lists(
         st.tuples(
@@ -499,7 +266,7 @@ def test_alignment_and_shuffled_prompts_are_told_where_they_are_known():
     assert result['metrics']['blind']['shuffled_srcc'] is result['metrics']['blind']['shuffled_align_srcc'] is None
 
 
-def test_the_noise_of_opinions_is_used_where_the_number_of_raters_is_known():
+def test_the_noise_of_the_mos_is_used_where_the_number_of_raters_is_known():
     scores, mos, prompts = correlated()
     table = score_table({'m': scores}, mos, prompts, mos_std=1.0)
     own = summarise(table, resamples=10)['datasets']['made up']
@@ -547,7 +314,7 @@ def test_twenty_metrics_on_3000_images_take_well_under_a_minute(each):
 
 @pytest.mark.data
 def test_on_agiqa_3k_the_name_of_the_generator_does_what_the_protocol_says(data_folder):
-    """The score is the mean opinion of the generator and its setting, of the same images; no pixel is read.
+    """The score is the mean MOS of the generator and its setting, of the same images; no pixel is read.
 
     The protocol states SRCC .73 and PLCC .81 for quality and SRCC .61 for alignment, of means that are taken from other
     prompts than those tested. Ten means of 300 images each hardly learn their images: here it is .722, .808 and .606.
@@ -561,7 +328,7 @@ def test_on_agiqa_3k_the_name_of_the_generator_does_what_the_protocol_says(data_
         {
             'floor': labels.groupby(setting)['mos_quality'].transform('mean'),
             'alignment floor': labels.groupby(setting)['mos_align'].transform('mean'),
-            'opinions': labels['mos_quality'],
+            'mos itself': labels['mos_quality'],
         },
         labels['mos_quality'],
         dataset='AGIQA-3K',
@@ -573,14 +340,14 @@ def test_on_agiqa_3k_the_name_of_the_generator_does_what_the_protocol_says(data_
         mos_align=labels['mos_align'],
     )
     result = summarise(table, resamples=200)['datasets']['AGIQA-3K']
-    assert result['n'] == 2982 and result['best'] == 'opinions' and result['noise']['raters'] == 21
+    assert result['n'] == 2982 and result['best'] == 'mos itself' and result['noise']['raters'] == 21
     assert 9000 < result['noise']['distinguishable'] < result['noise']['pairs'] < 300 * 45
-    floor, aligned, opinions = (result['metrics'][name] for name in ('floor', 'alignment floor', 'opinions'))
+    floor, aligned, itself = (result['metrics'][name] for name in ('floor', 'alignment floor', 'mos itself'))
     assert floor['srcc']['value'] == pytest.approx(0.73, abs=0.015)
     assert floor['plcc']['value'] == pytest.approx(0.81, abs=0.015)
     assert aligned['align_srcc']['value'] == pytest.approx(0.61, abs=0.015)
     assert floor['srcc']['value'] - 0.03 < floor['srcc']['low'] < floor['srcc']['high'] < floor['srcc']['value'] + 0.03
     assert floor['system'] == {'value': 1.0, 'generators': 6} and set(floor['strata']['generator']) == set(table['generator'])
-    assert opinions['group'] == 'a' and floor['group'] == 'b' and floor['p_vs_best'] < 0.001
+    assert itself['group'] == 'a' and floor['group'] == 'b' and floor['p_vs_best'] < 0.001
     assert 0.8 < floor['pairwise']['value'] < 0.95 and 0.05 < floor['regret']['value'] < 0.3
-    assert opinions['pairwise']['value'] == opinions['srcc']['value'] == 1 and opinions['regret']['value'] == 0
+    assert itself['pairwise']['value'] == itself['srcc']['value'] == 1 and itself['regret']['value'] == 0

@@ -348,3 +348,43 @@ def test_another_file_in_its_place_is_refused_by_name_and_left_as_it_is(tmp_path
 def test_a_folder_that_does_not_exist_is_named(tmp_path):
     with pytest.raises(StoreError, match='nowhere'):
         Store(tmp_path / 'nowhere' / 'scores.sqlite')
+
+
+# A database of version 0.3.0
+
+
+@pytest.fixture
+def of_v030(tmp_path):
+    """A database that 0.3.0 wrote, from its dump, with its tables as 0.3.0 read them."""
+    path = tmp_path / 'scores.sqlite'
+    database = sqlite3.connect(path)
+    database.executescript((Path(__file__).parent / 'scores_v030.sql').read_text(encoding='utf-8'))
+    rows = database.execute('SELECT * FROM score_table').fetchall()
+    database.close()
+    return path, rows
+
+
+def test_a_database_of_0_3_0_is_migrated_in_place_and_goes_on(of_v030):
+    path, rows = of_v030
+    assert len(rows) == 6 and "there is no such file in '/images'." in rows[-1]
+    for _ in range(2):  # the second time there is nothing to do
+        with Store(path) as store:
+            assert store._database.execute('SELECT * FROM score_table').fetchall() == rows
+            assert store._database.execute('PRAGMA user_version').fetchone() == (module.LAYOUT,)
+    configuration = Configuration('entropy', '{}', 'abc', 'align-iqa-plugin 0.3.0, pyiqa 0.1.16')
+    with Store(path) as store:
+        assert wanted(store, configuration) == [('sha2', ('',))]  # the failure alone
+        store.put_scores(configuration, [Result('sha2', '', 0.25)], 'cpu')
+        store.put_images('more', [image(7, problem='is gone.')])
+        assert store.score_table()['score'].notna().sum() == 3
+
+
+def test_a_migration_that_fails_changes_nothing(of_v030, monkeypatch):
+    path, rows = of_v030
+    monkeypatch.setattr(module, '_FROM_LAYOUT_1', module._FROM_LAYOUT_1 + 'SELECT no_such_function();')
+    with pytest.raises(StoreError):
+        Store(path)
+    database = sqlite3.connect(path)
+    assert database.execute('SELECT * FROM score_table').fetchall() == rows
+    assert database.execute('PRAGMA user_version').fetchone() == (1,)
+    database.close()

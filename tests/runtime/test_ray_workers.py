@@ -17,9 +17,9 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-import align_iqa_plugin.compare as package
 from align_iqa_plugin.cli.compare import ManyValues, compare
 from align_iqa_plugin.cli.score import score_rows
+from align_iqa_plugin.compare import run as comparison
 from align_iqa_plugin.compare.metrics import Metric
 from align_iqa_plugin.runtime.ray_workers import RayError, RayUnavailable, Workers, ray_workers
 
@@ -138,10 +138,13 @@ def test_score_survives_a_killed_worker_and_goes_on_where_it_was(local_ray, tmp_
 
 def test_compare_survives_a_killed_worker(local_ray, tiny_images, tmp_path, monkeypatch):
     given = {}
-    monkeypatch.setattr(package, 'statistics', type(sys)('statistics'), raising=False)
-    monkeypatch.setattr(package, 'page', type(sys)('page'), raising=False)
-    package.statistics.summarise = lambda scores, **settings: {'datasets': {}}
-    package.page.write_page = lambda out, summary, scores, costs, provenance: given.update(costs=costs, made=provenance)
+    monkeypatch.setattr(comparison, 'summarise', lambda scores, **settings: {'datasets': {}})
+
+    def write_page(out, summary, scores, costs, provenance):
+        given.update(costs=costs, made=provenance)
+        scores.to_parquet(out / 'scores.parquet')
+
+    monkeypatch.setattr(comparison, 'write_page', write_page)
     out = tmp_path / 'out'
     table = tmp_path / 'labels.csv'
     labels = pd.read_csv(tiny_images / 'data.csv')[['name', 'mos_quality', 'prompt']].head(24)

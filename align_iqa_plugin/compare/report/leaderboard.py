@@ -42,9 +42,23 @@ def field_form(value: float | None, digits: int = 4) -> str:
 
 
 def ranked(numbers: Mapping) -> list[str]:
-    """The metrics of a data set in order of rank; those without one come last."""
+    """The metrics of a data set in order of rank; those without a rank come last."""
     rank = {metric: value_of(row.get('rank')) for metric, row in numbers['metrics'].items()}
     return sorted(rank, key=lambda metric: (rank[metric] is None, rank[metric] or 0))
+
+
+def seconds_of(runs: pd.DataFrame, metric: str) -> float | None:
+    """Mean seconds of an image; None where they were not measured.
+
+    Args:
+        runs: the metric table, by metric.
+    """
+    return value_of(runs['seconds'][metric]) if metric in runs.index else None
+
+
+def counted(count: int, noun: str) -> str:
+    """'1 image', '2,000 images'."""
+    return f'{count:,} {noun}{"s" * (count != 1)}'
 
 
 def leaderboard_csv(summary: Mapping) -> str:
@@ -86,7 +100,7 @@ def efficiency_csv(metrics: pd.DataFrame, hardware: str) -> str:
 
 
 def leaderboard_markdown(summary: Mapping) -> str:
-    """A table for a README of each data set, best metric first."""
+    """For a README: a table for each data set, best metric first."""
     sections = []
     for name, numbers in summary['datasets'].items():
         columns = {
@@ -104,7 +118,7 @@ def leaderboard_markdown(summary: Mapping) -> str:
             row = numbers['metrics'][metric]
             cells = [_markdown_number(row.get(key), with_interval=key == 'srcc') for key in columns]
             lines.append(_line([markdown_text(metric), row.get('group') or '', *cells, row['n'], row['failures']]))
-        lines += ['', f'{numbers["n"]:,} images. Metrics that share a group letter are not told apart by them.']
+        lines += ['', f'{numbers["n"]:,} images. Metrics that share a group letter do not differ significantly.']
         if summary.get('resamples'):
             lines[-1] += f' In brackets: 95 % bootstrap intervals ({summary["resamples"]:,} resamples, seed {summary["seed"]}).'
         sections.append('\n'.join([*lines, '']))

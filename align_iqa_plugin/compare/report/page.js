@@ -104,17 +104,17 @@ function explore(section, dataset, number) {
       x: image.mos,
       y: score,
       kind: !mark || !mark.value ? '' : image.generator === mark.value ? 'marked' : 'muted',
-      text: [image.name, image.prompt, `opinion ${shown(image.mos, 2)}`, `score ${number4(score)}`].filter(Boolean).join(', '),
+      text: [image.name, image.prompt, `MOS ${shown(image.mos, 2)}`, `score ${number4(score)}`].filter(Boolean).join(', '),
     }));
     drawPlot(plot, points, {
-      title: `Images by opinion and ${metric.name} score`,
-      x: { title: 'mean opinion score' },
+      title: `Images by MOS and ${metric.name} score`,
+      x: { title: 'mean opinion score (MOS)' },
       y: { title: `${metric.name}${metric.lower_better ? ', lower is better: the axis is turned over' : ''}`, turned: metric.lower_better },
       first: metric.high[0] ?? metric.low[0],
       height: (width) => Math.max(280, Math.min(460, width * 0.65)),
       show: (point) => detail.replaceChildren(...picture(dataset.images[point.key], dataset, metric, point.key)),
     });
-    if (!points.length) detail.replaceChildren('No image has both a score and an opinion.');
+    if (!points.length) detail.replaceChildren('No image has both a score and a MOS.');
   }
 
   choose(0);
@@ -152,9 +152,9 @@ function frame(image) {
 function picture(image, dataset, metric, index) {
   const facts = element('dl');
   const add = (name, value) => value && facts.append(element('dt', {}, name), element('dd', { dir: 'auto' }, value));
-  const places = metric.places[index];
-  add('opinion', shown(image.mos, 2) + (image.mos_std === null ? '' : ` ± ${shown(image.mos_std, 2)}`) + `, place ${places[0]} of ${metric.placed}`);
-  add('score', `${number4(metric.scores[index])}, place ${places[1]} of ${metric.placed}`);
+  const [byMos, byScore] = metric.ranks[index];
+  add('MOS', shown(image.mos, 2) + (image.mos_std === null ? '' : ` ± ${shown(image.mos_std, 2)}`) + `, rank ${byMos} of ${metric.ranked}`);
+  add('score', `${number4(metric.scores[index])}, rank ${byScore} of ${metric.ranked}`);
   add('generator', image.generator);
   add('style', image.style);
   add('image', image.name);
@@ -164,10 +164,10 @@ function picture(image, dataset, metric, index) {
 function showCards(list, dataset, metric, indices) {
   const cards = indices.map((index) => {
     const image = dataset.images[index];
-    const [opinion, score] = metric.places[index];
+    const [byMos, byScore] = metric.ranks[index];
     return element('li', {}, frame(image),
       element('p', { class: 'prompt', dir: 'auto' }, image.prompt || image.name),
-      element('span', { class: 'numbers' }, `place ${score} by score, ${opinion} by opinion, of ${metric.placed}`));
+      element('span', { class: 'numbers' }, `rank ${byScore} by score, ${byMos} by MOS, of ${metric.ranked}`));
   });
   list.replaceChildren(...(cards.length ? cards : [element('li', { class: 'soft' }, 'none')]));
 }

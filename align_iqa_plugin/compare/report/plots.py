@@ -1,4 +1,4 @@
-"""The plots of a comparison for print: metrics in order of rank with their intervals, and scores against opinions."""
+"""The plots of a comparison for print: metrics in order of rank with their intervals, and scores against MOS."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +39,7 @@ def ranking_figure(name: str, numbers: Mapping) -> Figure:
 
 
 def scatter_figure(name: str, numbers: Mapping, scores: pd.DataFrame) -> Figure:
-    """A grid of charts, one a metric, best first: every image's score against its opinion.
+    """A grid of charts, one a metric, best first: every image's score against its MOS.
 
     Args:
         scores: the rows of the score table of this data set.

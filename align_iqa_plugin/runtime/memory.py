@@ -1,0 +1,50 @@
+"""The peak of the memory that something needs."""
+
+import ctypes
+import gc
+import sys
+from pathlib import Path
+
+import torch
+
+
+class PeakMemory:
+    """Memory in MB (10^6 bytes), counted from when this is made: make it before what is to be measured is loaded.
+
+    On a GPU it is what torch allocates there; on the CPU the growth of the process (Linux only, elsewhere it is not known).
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        gc.collect()
+        if device.type == 'cuda':
+            torch.cuda.empty_cache()
+            self._before = torch.cuda.memory_allocated(device)
+        else:
+            if sys.platform == 'linux' and hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
+                libc.malloc_trim(0)  # memory that was freed before, and kept for reuse, would not count as growth
+            self._before = _resident('VmRSS')
+
+    def restart(self) -> None:
+        """Forget the peak so far."""
+        if self.device.type == 'cuda':
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif self._before is not None:
+            try:
+                Path('/proc/self/clear_refs').write_text('5')
+            except OSError:  # not everywhere allowed
+                self._before = None
+
+    def read(self) -> float | None:
+        """The peak since `restart`, None where it is not known."""
+        if self.device.type == 'cuda':
+            return (torch.cuda.max_memory_allocated(self.device) - self._before) / 1e6
+        peak = _resident('VmHWM')
+        return None if peak is None or self._before is None else max(0.0, peak - self._before)
+
+
+def _resident(line: str) -> float | None:
+    try:
+        return float(Path('/proc/self/status').read_text().split(f'{line}:')[1].split()[0]) * 1024 / 1e6
+    except (OSError, IndexError):
+        return None
