@@ -52,7 +52,7 @@ class Labels:
     Attributes:
         source: the file of the table.
         release: the release that it belongs to, None if it is none of those known.
-        header: the names of its columns, with `prompt_id` and `generator` where the release's file names tell these.
+        header: the names of its columns, with `prompt_id` and `generator` where the release has them in its file names.
         image_column, score_column, prompt_column: the columns in use; `prompt_column` is None without prompts.
         score_range: lowest and highest score allowed, None where the range is not known.
         rows: the rows whose image was found.

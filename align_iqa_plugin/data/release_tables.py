@@ -1,4 +1,4 @@
-"""Finds the table of labels in a data set's folder, tells which release it belongs to, and reads it under uniform names.
+"""Finds the table of labels in a data set's folder, identifies its release, and reads it under uniform names of the columns.
 
 `releases.py` states what is known of each release.
 """
@@ -68,7 +68,7 @@ def _find_table(data: Path, name: str | None) -> tuple[Path, Release | None]:
             known = ', '.join(tables[1:])
             raise TableError(f"'{data}' has no {tables[0]} and no table of a known release ({known}): name the table itself.")
     if release is None:
-        # the table of an ordered release lists no images, so its header tells nothing
+        # the table of an ordered release lists no images, so that only its name identifies it
         release = next((each for each in RELEASES if each.order and each.table == source.name), None)
     return source, release
 

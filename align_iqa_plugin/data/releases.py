@@ -97,7 +97,7 @@ RELEASES = (
         source='the release; the range is that of its README',
         verified=True,
         distinctive=True,
-        # between the generator and the prompt stands a setting: normal, lowstep, highcorr, lowcorr
+        # a setting is between the generator and the prompt: normal, lowstep, highcorr, lowcorr
         file_name=r'(?P<generator>AttnGAN|DALLE2|glide|midjourney|sd1\.5|xl2\.2)_[a-z]+_(?P<prompt_id>\d{3})\.jpg',
         duplicates=(
             'DALLE2_normal_253.jpg glide_normal_101.jpg glide_normal_263.jpg',
