@@ -122,8 +122,14 @@ def prepare(
 def _read(
     root: Path, release: str | None, images: Path | None, image_column: str | None, score_column: str | None, prompt_column: str
 ) -> Labels:
-    columns = {'image_column': image_column, 'score_column': score_column, 'prompt_column': prompt_column or None}
-    return read_labels(root, release=release, images=images, **columns)
+    return read_labels(
+        root,
+        release=release,
+        images=images,
+        image_column=image_column,
+        score_column=score_column,
+        prompt_column=prompt_column or None,
+    )
 
 
 def _summary(labels: Labels) -> str:

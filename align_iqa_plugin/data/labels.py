@@ -129,7 +129,7 @@ def read_labels(
         image_column, score_column, prompt_column = _columns(table, known, image_column, score_column, prompt_column)
         ranges = {name: bounds for name, bounds in known.score_ranges.items() if bounds} if known else {}
         if score_range:
-            ranges[score_column] = tuple(score_range)
+            ranges[score_column] = (score_range[0], score_range[1])
         names = [cells[table.position(image_column)] for _, cells in table.rows]
         scores = {name: table.column(name) for name in [score_column, *further_score_columns]}
         prompts = table.column(prompt_column) if prompt_column else [''] * len(names)
@@ -220,7 +220,9 @@ def write_labels(labels: Labels, further_columns: Mapping[str, Sequence[str]], o
 def _check_header(table: Table) -> None:
     header = table.header
     if len(header) < 2:
-        raise TableError(f"'{table.source}' has one column only ({header[0]!r}): image and score are needed, with commas.")
+        raise TableError(
+            f"'{table.source}' has one column only ({', '.join(header)}): image and score are needed, with commas."
+        )
     for name in header:
         table.position(name)  # raises where there are two of them
 

@@ -92,10 +92,15 @@ def split_prompts(images: Tensor) -> tuple[Tensor, list[str] | None]:
 
 def _prompts_of_stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None) -> list[str] | None:
     """The prompts of the batch that `torch.stack` makes, None unless all are single images with prompts."""
-    carried = [image.prompts if isinstance(image, PromptedTensor) else None for image in tensors]
-    if dim != 0 or any(prompts is None for prompts in carried) or tensors[0].ndim != IMAGE_DIMENSIONS:
+    if dim != 0:
         return None
-    return [prompt for (prompt,) in carried]
+    prompts = []
+    for image in tensors:
+        carried = image.prompts if isinstance(image, PromptedTensor) and image.ndim == IMAGE_DIMENSIONS else None
+        if carried is None:
+            return None
+        prompts += carried
+    return prompts
 
 
 def _restore(images: Tensor, prompts: list[str] | None) -> Tensor:
