@@ -130,8 +130,8 @@ def read_labels(
         ranges = {name: bounds for name, bounds in known.score_ranges.items() if bounds} if known else {}
         if score_range:
             ranges[score_column] = (score_range[0], score_range[1])
-        names = [cells[table.position(image_column)] for _, cells in table.rows]
-        scores = {name: table.column(name) for name in [score_column, *further_score_columns]}
+        names = table.column(image_column)
+        scores = [(name, table.column(name)) for name in [score_column, *further_score_columns]]
         prompts = table.column(prompt_column) if prompt_column else [''] * len(names)
     except TableError as error:
         raise LabelError(str(error)) from error
@@ -143,7 +143,7 @@ def read_labels(
     for position, (number, cells) in enumerate(table.rows):
         image, prompt = names[position], prompts[position]
         numbers = []
-        for name, column in scores.items():
+        for name, column in scores:
             optional = name != score_column
             score, problem = _score(column[position], name, ranges.get(name), optional=optional)
             numbers.append(score)
