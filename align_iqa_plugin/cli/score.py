@@ -18,8 +18,8 @@ from typing import Annotated
 import typer
 
 from align_iqa_plugin.cli.errors import fail
-from align_iqa_plugin.data.image_table import ENDINGS as TABLE_ENDINGS
 from align_iqa_plugin.data.image_table import read_image_table
+from align_iqa_plugin.data.tables import ENDINGS as TABLE_ENDINGS
 from align_iqa_plugin.data.uris import is_uri, list_uri
 from align_iqa_plugin.runtime.devices import usable_device
 from align_iqa_plugin.runtime.errors import reason_of

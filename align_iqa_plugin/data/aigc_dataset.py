@@ -38,6 +38,10 @@ class AIGCIQADataset(BaseIQADataset):
     The images of a batch must have one size: ``input_size: 224`` gives it to squares of any size, ``input_size: [224, 224]`` to
     images of any shape.
 
+    Raises:
+        LabelError: the table cannot be used; the message lists all problems with their rows.
+        ValueError: an option is unknown or has a wrong value.
+
     >>> from importlib.resources import files
     >>> samples = files('align_iqa_plugin') / 'samples' / 'samples.csv'
     >>> dataset = AIGCIQADataset({'meta_info_file': str(samples), 'score_column': 'mos_quality', 'input_size': 224})
@@ -46,10 +50,6 @@ class AIGCIQADataset(BaseIQADataset):
     >>> sample = dataset[4]
     >>> sample['prompt'], sample['mos_label'], sample['img'].shape
     ('the prince of the sun', tensor([2.3152]), torch.Size([3, 224, 224]))
-
-    Raises:
-        LabelError: the table cannot be used; the message lists all problems with their rows.
-        ValueError: an option is unknown or has a wrong value.
     """
 
     def __init__(self, opt: Mapping):

@@ -46,7 +46,7 @@ class _Sizes(Dataset):
     def __len__(self):
         return len(self.paths)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[tuple[int, int] | None, str | None]:
         try:
             image = read_resized(self.paths[index], self.input_size)
         except ImageError as error:

@@ -102,7 +102,7 @@ def read_resized(path: str | Path, input_size: int | Sequence[int] | None) -> Im
     from align_iqa_plugin.archs.backbone import resize, view_size
 
     width, height = image.size
-    size = view_size(height, width, input_size, PATCH_SIZE) if isinstance(input_size, int) else tuple(input_size)
+    size = view_size(height, width, input_size, PATCH_SIZE) if isinstance(input_size, int) else (input_size[0], input_size[1])
     if size == (height, width):
         return image
     resized = resize(to_tensor(image)[None], size)[0]

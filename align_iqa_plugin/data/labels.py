@@ -52,7 +52,7 @@ class Labels:
     Attributes:
         source: the file of the table.
         release: the release that it belongs to, None if it is none of those known.
-        header: the names of its columns, with `prompt_id` and `generator` where the release's file names tell these.
+        header: the names of its columns, with `prompt_id` and `generator` where the release has them in its file names.
         image_column, score_column, prompt_column: the columns in use; `prompt_column` is None without prompts.
         score_range: lowest and highest score allowed, None where the range is not known.
         rows: the rows whose image was found.
@@ -129,9 +129,9 @@ def read_labels(
         image_column, score_column, prompt_column = _columns(table, known, image_column, score_column, prompt_column)
         ranges = {name: bounds for name, bounds in known.score_ranges.items() if bounds} if known else {}
         if score_range:
-            ranges[score_column] = tuple(score_range)
-        names = [cells[table.position(image_column)] for _, cells in table.rows]
-        scores = {name: table.column(name) for name in [score_column, *further_score_columns]}
+            ranges[score_column] = (score_range[0], score_range[1])
+        names = table.column(image_column)
+        scores = [(name, table.column(name)) for name in [score_column, *further_score_columns]]
         prompts = table.column(prompt_column) if prompt_column else [''] * len(names)
     except TableError as error:
         raise LabelError(str(error)) from error
@@ -143,7 +143,7 @@ def read_labels(
     for position, (number, cells) in enumerate(table.rows):
         image, prompt = names[position], prompts[position]
         numbers = []
-        for name, column in scores.items():
+        for name, column in scores:
             optional = name != score_column
             score, problem = _score(column[position], name, ranges.get(name), optional=optional)
             numbers.append(score)
@@ -220,7 +220,9 @@ def write_labels(labels: Labels, further_columns: Mapping[str, Sequence[str]], o
 def _check_header(table: Table) -> None:
     header = table.header
     if len(header) < 2:
-        raise TableError(f"'{table.source}' has one column only ({header[0]!r}): image and score are needed, with commas.")
+        raise TableError(
+            f"'{table.source}' has one column only ({', '.join(header)}): image and score are needed, with commas."
+        )
     for name in header:
         table.position(name)  # raises where there are two of them
 

@@ -1,4 +1,4 @@
-"""Finds the table of labels in a data set's folder, tells which release it belongs to, and reads it under uniform names.
+"""Finds the table of labels in a data set's folder, identifies its release, and reads it under uniform names of the columns.
 
 `releases.py` states what is known of each release.
 """
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from align_iqa_plugin.data.releases import RELEASES, Release, find_release
+from align_iqa_plugin.data.releases import RELEASES, Order, Release, find_release
 from align_iqa_plugin.data.tables import Table, TableError, read_table
 
 
@@ -26,7 +26,7 @@ def read_release_table(data: Path, name: str | None) -> tuple[Table, Release | N
     """
     source, release = _find_table(data, name)
     if release and release.order:
-        table = _table_of_order(release, source.parent)
+        table = _table_of_order(release, release.order, source.parent)
     else:
         table = read_table(source)
         release = release or _recognize(source, table)
@@ -68,7 +68,7 @@ def _find_table(data: Path, name: str | None) -> tuple[Path, Release | None]:
             known = ', '.join(tables[1:])
             raise TableError(f"'{data}' has no {tables[0]} and no table of a known release ({known}): name the table itself.")
     if release is None:
-        # the table of an ordered release lists no images, so its header tells nothing
+        # the table of an ordered release lists no images, so that only its name identifies it
         release = next((each for each in RELEASES if each.order and each.table == source.name), None)
     return source, release
 
@@ -88,9 +88,9 @@ def _missing_columns(release: Release, header: Sequence[str]) -> list[str]:
     return [name for name in release.header if name.casefold() not in present]
 
 
-def _table_of_order(release: Release, root: Path) -> Table:
+def _table_of_order(release: Release, order: Order, root: Path) -> Table:
     """The table that an ordered release leaves out, with a row for each image."""
-    order, source = release.order, root / release.table
+    source = root / release.table
     prompts = [[*cells, *[''] * order.prompt_position][order.prompt_position] for _, cells in read_table(source).rows]
     if len(prompts) != order.prompts:
         raise TableError(f"'{source}' has {len(prompts)} prompts, but {release.name} has {order.prompts}.")
@@ -100,7 +100,7 @@ def _table_of_order(release: Release, root: Path) -> Table:
         if len(column) != count:
             file = root / order.score_files[name]
             raise TableError(f"'{file}' has {len(column)} scores, but {release.name} has {count} images.")
-    header = (release.image_column, *scores, release.prompt_column, 'prompt_id', 'generator')
+    header = (release.image_column, *scores, 'prompt', 'prompt_id', 'generator')
     rows = []
     for image in range(count):
         generator, place = divmod(image, order.prompts * order.images_each)

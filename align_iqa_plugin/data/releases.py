@@ -1,8 +1,8 @@
-"""What is known of each released data set, so that nobody has to say it again: one entry of `RELEASES` a release.
+"""Facts about each released data set, so that users need not state them: `RELEASES` has one entry for each.
 
-Facts only; `labels.py` reads the files by them. What an entry states was read from the release itself where it says
-`verified=True`. The other releases could not be had while this was written: their facts come from what their `source`
-names, and their layouts are tested on small copies built by the tests. A fact that no source gives is None.
+`release_tables.py` and `labels.py` read the files by them. With `verified=True`, the facts were checked on the release itself.
+The other releases were not available: their facts come from what `source` names, and their layouts are tested on small copies
+that the tests build. A fact that no source gives is None.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ from align_iqa_plugin.runtime.names import suggest
 
 @dataclass(frozen=True)
 class Order:
-    """A release without a table of images: images are numbered, generator by generator, and in each prompt by prompt.
+    """A release without a table of images: they are numbered generator by generator, and within each prompt by prompt.
 
     Attributes:
         generators, prompts, images_each: how many generators and prompts, and images of one prompt by one generator.
         image_name: format of the file names, from 0.
-        score_files: of each score column, the .mat file with one score an image.
+        score_files: the .mat file of each score column, with one score an image.
         score_variable: the name of the scores in these files.
         prompt_position: the column of the prompts in the release's table, from 0; one row a prompt.
     """
@@ -39,18 +39,18 @@ class Release:
     Attributes:
         name: as its authors write it.
         table: the file of the labels, in the folder of the release.
-        header: the columns that the table has, whatever the case of their letters; others may stand beside them.
-        image_column, prompt_column: of these; the prompts' is named `prompt` once read, and None without prompts.
-        score_ranges: lowest and highest value of each score column, None where it is not known; the first is the score.
+        header: the columns of the table, whatever the case of their letters; it may have others as well.
+        image_column, prompt_column: two of these; prompts are in a column `prompt` once read. None without prompts.
+        score_ranges: lowest and highest value of each score column, None where it is not known; the first is the main score.
         image_folder: the folder of the images, in the folder of the release.
-        images, prompts, generators: how many there are.
-        licence, home: of the data, where that is stated; the page to get it from.
+        images, prompts, generators: their numbers.
+        licence, home: the licence of the data, where it is stated; the page to get it from.
         source: where these facts come from.
         verified: whether they were checked on the release itself.
-        distinctive: whether the header alone tells a table of this release from others, whatever the file's name is.
-        first_image: where neither header nor file name tell: the image of the first row.
-        file_name: expression for the image names, with the groups `generator` and `prompt_id` where names tell these.
-        order: where the order of the images tells them.
+        distinctive: whether the header alone identifies a table of this release, whatever the file's name is.
+        first_image: the image of the first row, where neither header nor file name identify the release.
+        file_name: regular expression of the image names, with the groups `generator` and `prompt_id` where they are in it.
+        order: where generator and prompt follow from the order of the images.
         duplicates: the groups of byte-identical images, names with spaces between them.
     """
 
@@ -97,7 +97,7 @@ RELEASES = (
         source='the release; the range is that of its README',
         verified=True,
         distinctive=True,
-        # between the generator and the prompt stands a setting: normal, lowstep, highcorr, lowcorr
+        # a setting is between the generator and the prompt: normal, lowstep, highcorr, lowcorr
         file_name=r'(?P<generator>AttnGAN|DALLE2|glide|midjourney|sd1\.5|xl2\.2)_[a-z]+_(?P<prompt_id>\d{3})\.jpg',
         duplicates=(
             'DALLE2_normal_253.jpg glide_normal_101.jpg glide_normal_263.jpg',
@@ -144,7 +144,7 @@ RELEASES = (
         home='https://github.com/wangjiarui153/AIGCIQA2023',
         source='its README (what mosz1 to mosz3 are) and paper (counts); three public loaders agree on the order',
         order=Order(
-            # which generator stands at which place of the order, no source tells: they are numbered from 1
+            # no source names the generators in their order: they are numbered from 1
             generators=6,
             prompts=100,
             images_each=4,
@@ -169,10 +169,10 @@ RELEASES = (
         images=20000,
         prompts=None,
         generators=15,
-        licence=None,  # said to be Apache-2.0 on the page below, which could not be read
+        licence=None,  # reportedly Apache-2.0 on the page below, which could not be read
         home='https://www.modelscope.cn/datasets/lcysyzxdxc/AIGCQA-30K-Image',
         source='its paper, arXiv 2404.03407 (counts); public loaders (table, folder, names such as DALLE2_0000.png)',
-        file_name=r'(?P<generator>.+)_\d+\.(?:png|jpg)',  # whether the number is the prompt's, no source tells
+        file_name=r'(?P<generator>.+)_\d+\.(?:png|jpg)',  # no source says whether the number is the prompt's
     ),
     Release(
         name='PKU-AIGIQA-4K',
@@ -185,7 +185,7 @@ RELEASES = (
         images=4000,
         prompts=None,
         generators=None,
-        licence=None,  # its code is under MIT, of the images nothing is said
+        licence=None,  # its code is under MIT; nothing is stated for the images
         home='https://github.com/jiquan123/AIGIQA4K',
         source="its paper, arXiv 2404.18409 (counts); its authors' loader (table, columns, folder)",
         distinctive=True,
@@ -214,7 +214,7 @@ def find_release(name: str) -> Release:
     """The release of this name, in any spelling of case and punctuation.
 
     Raises:
-        ValueError: no release has the name; the message lists those that are known.
+        ValueError: the release is unknown; the message names a similar one, or all.
     """
     for release in RELEASES:
         if release.key == _key(name):

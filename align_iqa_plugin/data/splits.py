@@ -1,17 +1,17 @@
-"""Splits of a data set into train, val and test; each is a column of a meta info CSV, and is known by its name.
+"""Splits of a data set into train, val and test; each is a column of a meta info CSV, with a name that defines it.
 
 ==============================  ==========================================================================================
-``ratio712_seed123_split_01``   Prompt-disjoint: no prompt stands on two sides. The name is the one that pyiqa's own
-                                datasets look for when `split_index` is 1; the tenths 7, 1, 2 are those of the prompts.
-``image712_seed123_split_01``   By image: the same prompt stands on both sides, so that scores on test are flattered. Only
-                                for comparison with papers that split so; the tenths are those of the images.
+``ratio712_seed123_split_01``   Prompt-disjoint: no prompt is on two sides. pyiqa's own datasets look for this name when
+                                `split_index` is 1; 7, 1 and 2 are tenths of the prompts.
+``image712_seed123_split_01``   By image: prompts are on both sides, which flatters the results on test. It is only for
+                                comparison with papers that split so; 7, 1 and 2 are tenths of the images.
 ``generator_split_AttnGAN``     That generator left out: test is all of its images, val all images that the others made
                                 for a tenth of their prompts, train the rest. Test and train share prompts.
 ==============================  ==========================================================================================
 
-Byte-identical files never stand on two sides of a split. Where one is a test image of the generator left out, its copies
-by other generators are 'unused': in no phase. The order in which images or prompts are dealt out is that of a hash of
-seed, split and name: a split depends neither on the order of the rows nor on a library's random stream.
+Byte-identical files are never on two sides of a split. Copies of a test image by other generators than the one left out are
+'unused': in no phase. Images or prompts are dealt out in the order of a hash of seed, split and name, so that a split
+depends neither on the order of the rows nor on a library's random stream.
 """
 
 import hashlib
@@ -25,6 +25,7 @@ from rich.progress import track
 
 from align_iqa_plugin.data.labels import LabelError, Labels
 from align_iqa_plugin.data.uris import is_uri, read_uri
+from align_iqa_plugin.runtime.names import suggest
 
 SEED = 123  # the only seed whose columns pyiqa's datasets find when `split_index` is a number
 RATIO = '712'
@@ -49,12 +50,9 @@ def generator_split_name(generator: str) -> str:
 
 
 def split_names(labels: Labels) -> list[str]:
-    """The names of all splits that a table allows: ten by prompt, ten by image, one for each of its generators.
-
-    There is none by generator where the table has no column `generator`, or fewer than two names in it.
-    """
+    """The names of all splits of a table: ten by prompt, ten by image, and one for each generator where it has several."""
     numbers = range(1, SPLITS + 1)
-    generators = sorted(set(_generators(labels)) - {''})
+    generators = sorted(set(labels.generators) - {''})
     return [
         *(split_name(number) for number in numbers),
         *(image_split_name(number) for number in numbers),
@@ -62,11 +60,27 @@ def split_names(labels: Labels) -> list[str]:
     ]
 
 
+def all_splits(labels: Labels) -> dict[str, list[str]]:
+    """The phase of each row in every split of `split_names`.
+
+    Raises:
+        LabelError: a split has an empty side.
+        OSError: a file cannot be read.
+    """
+    contents = content_hashes([row.path for row in labels.rows])
+    splits = {name: split_by_name(labels, name, contents) for name in split_names(labels)}
+    for name, column in splits.items():
+        for phase in PHASES:
+            if phase not in column:
+                raise LabelError(f"'{labels.source}': too few prompts or images, nothing is left for {phase} of {name}.")
+    return splits
+
+
 def split_by_name(labels: Labels, name: str, contents: Sequence[str] | None = None) -> list[str]:
     """The phase of each row in the split of this name, computed from prompts, generators and files.
 
-    A column that the table itself has under this name is not looked at. Other seeds and ratios than those of
-    `split_names` may be named, for example ``ratio802_seed7_split_03``.
+    A column of this name in the table itself is not used. The name may have another seed and ratio than those of `split_names`,
+    for example ``ratio802_seed7_split_03``.
 
     Args:
         labels: the table.
@@ -77,14 +91,14 @@ def split_by_name(labels: Labels, name: str, contents: Sequence[str] | None = No
         'train', 'val' or 'test' for each row, and in a split by generator also 'unused'.
 
     Raises:
-        LabelError: there is no such split; the message lists those that there are.
+        LabelError: the split is unknown; the message lists the known ones.
         OSError: a file cannot be read.
     """
     numbered = re.fullmatch(r'(ratio|image)(\d{3})_seed(\d+)_split_(\d{2,})', name)
     if not numbered and name not in split_names(labels):
         names = split_names(labels)
         raise LabelError(
-            f'{labels.source} has no split {name!r}; there are {names[0]} to {names[SPLITS - 1]}, '
+            f"unknown split {name!r} of '{labels.source}'; choose from {names[0]} to {names[SPLITS - 1]}, "
             + ', '.join([f'{names[SPLITS]} to {names[2 * SPLITS - 1]}', *names[2 * SPLITS :]])
             + '.'
         )
@@ -93,7 +107,7 @@ def split_by_name(labels: Labels, name: str, contents: Sequence[str] | None = No
     prompts = [row.prompt for row in labels.rows]
     if not numbered:
         left_out = name.removeprefix(generator_split_name(''))
-        return leave_one_generator_out_split(_generators(labels), prompts, contents, left_out)
+        return leave_one_generator_out_split(labels.generators, prompts, contents, left_out)
     kind, ratio, seed, split = numbered.groups()
     try:
         if kind == 'image':
@@ -109,7 +123,7 @@ def phases_of(labels: Labels, name: str, hash_files: Callable[[list[str]], list[
     Args:
         labels: the table.
         name: of the split.
-        hash_files: gives the hashes of the rows' files, by default `content_hashes`; a table with split columns needs none.
+        hash_files: the function that hashes the rows' files; it is not called for a table with split columns.
 
     Raises:
         LabelError: the table has split columns, but not this one; or there is no such split.
@@ -118,9 +132,7 @@ def phases_of(labels: Labels, name: str, hash_files: Callable[[list[str]], list[
     if not present:
         return split_by_name(labels, name, hash_files and hash_files([row.path for row in labels.rows]))
     if name not in present:
-        raise LabelError(
-            f'{labels.source} has no split column {name!r} (split_index, split_ratio); it has: {", ".join(present)}.'
-        )
+        raise LabelError(f"'{labels.source}' has no split column {name!r} (split_index, split_ratio){suggest(name, present)}")
     phases = labels.column(name)
     for row, phase in zip(labels.rows, phases, strict=True):
         if phase not in (*PHASES, UNUSED):
@@ -129,7 +141,7 @@ def phases_of(labels: Labels, name: str, hash_files: Callable[[list[str]], list[
 
 
 def content_hashes(paths: Sequence[str | Path]) -> list[str]:
-    """SHA-256 of the bytes at each path or address, as hexadecimal text; a progress bar shows on a terminal's standard error.
+    """SHA-256 of the bytes at each path or URI, as hexadecimal text; a progress bar shows on a terminal's standard error.
 
     Raises:
         OSError: a file cannot be read.
@@ -143,7 +155,7 @@ def content_hashes(paths: Sequence[str | Path]) -> list[str]:
 def prompt_groups(prompts: Sequence[str], contents: Sequence[str]) -> list[str]:
     """The name of each row's group: rows that share a prompt or a file's content, directly or through others, share it.
 
-    Prompts that differ only in case or white space count as one. A row without a prompt is held only by its content.
+    Prompts that differ only in case or white space count as one. A row without a prompt is grouped by its content alone.
 
     Args:
         prompts: the prompt of each row, '' where it has none.
@@ -153,7 +165,7 @@ def prompt_groups(prompts: Sequence[str], contents: Sequence[str]) -> list[str]:
 
     def root(node):
         while parent.setdefault(node, node) != node:
-            parent[node] = parent[parent[node]]  # halves the way up, which else grows with each prompt joined
+            parent[node] = parent[parent[node]]  # halves the path to the root, which would grow with each prompt
             node = parent[node]
         return node
 
@@ -174,8 +186,8 @@ def prompt_disjoint_split(
 ) -> list[str]:
     """'train', 'val' or 'test' for each row; the shares of `ratio` are shares of the prompts, not of the images.
 
-    Groups (see `prompt_groups`) fill test first, then val, then train, so a share is exceeded by less than one group.
-    Fewer prompts than ten can leave a side empty.
+    Groups (see `prompt_groups`) fill test first, then val, then train: a share is exceeded by less than one group. With fewer
+    prompts than ten a side can be empty.
 
     Args:
         prompts: the prompt of each row, '' where it has none.
@@ -194,7 +206,7 @@ def prompt_disjoint_split(
 
 
 def image_level_split(contents: Sequence[str], split: int, *, seed: int = SEED, ratio: str = RATIO) -> list[str]:
-    """'train', 'val' or 'test' for each row; the shares of `ratio` are shares of the rows. Prompts leak.
+    """'train', 'val' or 'test' for each row; the shares of `ratio` are shares of the rows, and sides share prompts.
 
     Args:
         contents: the hash of each row's file, see `content_hashes`; rows with the same one stay together.
@@ -251,10 +263,6 @@ def _deal(sizes, ratio, order):
     return phases
 
 
-def _generators(labels):
-    return labels.column('generator') if 'generator' in labels.header else [''] * len(labels.rows)
-
-
 def _names(prompts, contents):
-    """What a row is counted and named by: its prompt, or its content where it has none."""
+    """The name by which each row is counted: its prompt, or its content where it has none."""
     return [prompt if prompt.strip() else content for prompt, content in zip(prompts, contents, strict=True)]

@@ -54,7 +54,7 @@ class Table:
         return [cells[position] for _, cells in self.rows]
 
     def position(self, *names: str) -> int:
-        """Where the first of these columns that the table has stands in each row; raises as `column` does."""
+        """The position in each row of the first of these columns that the table has; raises as `column` does."""
         name = next((name for name in names if name in self.header), None)
         if name is None:
             wanted = ' or '.join(map(repr, names))
@@ -77,7 +77,7 @@ def list_problems(source: str | Path, problems: Iterable[tuple[int, str]]) -> st
 
 
 def read_table(source: str | Path, *, columns: Collection[str] | None = None) -> Table:
-    """Read a table; its ending tells Excel and Parquet, everything else is read as CSV.
+    """Read a table; files that end in .xlsx and .parquet are read as such, all others as CSV.
 
     Args:
         source: path or URI.

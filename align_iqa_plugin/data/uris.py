@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import TypeGuard
 from urllib.request import Request, urlopen
 
 ARROW_SCHEMES = ('s3', 'gs', 'gcs', 'abfs', 'abfss', 'hdfs', 'viewfs', 'file')  # without a further package
@@ -14,7 +15,7 @@ WEB_SCHEMES = ('http', 'https')
 WEB_SECONDS = 60  # that a web server may stay silent
 
 
-def is_uri(name: object) -> bool:
+def is_uri(name: object) -> TypeGuard[str]:
     """Whether this is a URI, ``SCHEME://...``, and not the path of a file."""
     return re.match(r'[A-Za-z][A-Za-z0-9+.-]*://', str(name)) is not None
 
@@ -83,8 +84,9 @@ def _errors_as_oserror() -> Iterator[None]:
 
 def _arrow_store(uri: str):
     """The store, and the path in it: literally what follows, since names of objects may hold blanks, % and ?."""
-    root, name = re.match(r'([^:]+://[^/]*)/?(.*)', uri, re.DOTALL).groups()
-    store, path = _store_of_root(root)
+    scheme, _, place = uri.partition('://')
+    root, _, name = place.partition('/')
+    store, path = _store_of_root(f'{scheme}://{root}')
     return store, f'{path.rstrip("/")}/{name}' if name else path
 
 

@@ -1,7 +1,7 @@
-"""Images that carry their prompts, for callers that hand on nothing but the images.
+"""Image tensors that carry their prompts, for callers that pass on nothing but the images.
 
-pyiqa's `benchmark_results.py` calls ``metric(batch['img'])``: what a network should know of an image has to travel inside that
-tensor, through the loader's workers, its collation, pinned memory and the way to the device.
+pyiqa's `benchmark_results.py` calls ``metric(batch['img'])``: a prompt reaches the network only inside of that tensor, through
+the loader's workers, collation, pinned memory and the copy to the device.
 """
 
 from collections.abc import Sequence
@@ -22,23 +22,23 @@ KEEP_IMAGES = {
     Tensor.pin_memory,
     Tensor.to,
 }
-"""What gives the same images in the same order, elsewhere or in another type."""
+"""Operations that return the same images in the same order, on another device or in another type."""
 
 
 class PromptedTensor(Tensor):
     """An image (c, h, w) with its prompt, or a batch of images (b, c, h, w) with a prompt for each.
 
-    The prompts stay with it through `KEEP_IMAGES`, pickling, and `torch.stack` of such images in the first dimension. The
-    result of any other operation is a plain tensor; and when the images themselves are changed in place, whether here or
-    through a view, they have no prompts any more: there is no operation after which an image has another's. Writing to the
-    same memory that torch does not count (`.data[...] =`, `.numpy()[...] =`, a `copy.copy` of a view) is not noticed.
+    The prompts survive `KEEP_IMAGES`, pickling, and `torch.stack` of single images in the first dimension. Any other operation
+    returns a plain tensor, and images that are changed in place, here or through a view, lose their prompts: no image ever
+    gets the prompt of another. Writes to the memory that torch does not count are not noticed (`.data[...] =`,
+    `.numpy()[...] =`, a `copy.copy` of a view).
 
     Args:
-        images: (c, h, w) or (b, c, h, w), of any type; it shares its memory.
+        images: (c, h, w) or (b, c, h, w), of any type; the new tensor shares its memory.
         prompts: one for each image, '' where there is none.
 
     Raises:
-        ValueError: another number of prompts than of images, or a tensor of another shape.
+        ValueError: the numbers of prompts and images differ, or the tensor has another shape.
     """
 
     _prompts: tuple[str, ...] = ()
@@ -51,8 +51,8 @@ class PromptedTensor(Tensor):
         count = 1 if images.ndim == IMAGE_DIMENSIONS else len(images)
         if isinstance(prompts, str) or len(prompts) != count:
             given = 'a single text' if isinstance(prompts, str) else f'{len(prompts)} of them'
-            raise ValueError(f'prompts is a list with one prompt for each of the {count} images, not {given}.')
-        if images.is_inference():  # torch does not count its changes
+            raise ValueError(f'prompts must be a list with one prompt for each of the {count} images, not {given}.')
+        if images.is_inference():  # torch does not count changes of such a tensor
             with torch.inference_mode(False), torch.no_grad():
                 images = images.clone()
         carrier = images.as_subclass(cls)
@@ -61,7 +61,7 @@ class PromptedTensor(Tensor):
 
     @property
     def prompts(self) -> list[str] | None:
-        """One for each image, or None where the images have been changed since they got them."""
+        """One prompt for each image, None if the images have been changed since."""
         return list(self._prompts) if self._state is not None and self._state == _state(self) else None
 
     @classmethod
@@ -79,30 +79,35 @@ class PromptedTensor(Tensor):
         return self.clone()
 
     def __reduce_ex__(self, protocol):
-        # the plain tensor takes the way of its own, which between processes is shared memory
-        return _restored, (self.as_subclass(Tensor), self.prompts)
+        # a plain tensor is passed between processes in shared memory
+        return _restore, (self.as_subclass(Tensor), self.prompts)
 
 
 def split_prompts(images: Tensor) -> tuple[Tensor, list[str] | None]:
-    """The images as a plain tensor, and the prompts that they carry, one for each, or None."""
+    """The images as a plain tensor, and one prompt for each, or None if they carry none."""
     if not isinstance(images, PromptedTensor):
         return images, None
     return images.as_subclass(Tensor), images.prompts
 
 
 def _prompts_of_stack(tensors: Sequence[Tensor], dim: int = 0, *, out: Tensor | None = None) -> list[str] | None:
-    """Those of a batch that `torch.stack`, with the same arguments, makes of single images."""
-    carried = [image.prompts if isinstance(image, PromptedTensor) else None for image in tensors]
-    if dim != 0 or None in carried or tensors[0].ndim != IMAGE_DIMENSIONS:
+    """The prompts of the batch that `torch.stack` makes, None unless all are single images with prompts."""
+    if dim != 0:
         return None
-    return [prompt for prompts in carried if prompts for prompt in prompts]
+    prompts = []
+    for image in tensors:
+        carried = image.prompts if isinstance(image, PromptedTensor) and image.ndim == IMAGE_DIMENSIONS else None
+        if carried is None:
+            return None
+        prompts += carried
+    return prompts
 
 
-def _restored(images: Tensor, prompts: list[str] | None) -> Tensor:
+def _restore(images: Tensor, prompts: list[str] | None) -> Tensor:
     return images if prompts is None else PromptedTensor(images, prompts)
 
 
 def _state(images: Tensor) -> tuple:
-    """What any change in place that torch sees makes another: the count of changes, the memory, and how it is laid out."""
+    """What differs after any change in place that torch notices: the count of changes, the memory, and its layout."""
     with torch._C.DisableTorchFunctionSubclass():
         return images._version, images.data_ptr(), tuple(images.shape), images.stride(), images.dtype

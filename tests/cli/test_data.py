@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import shutil
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -69,13 +70,13 @@ def test_the_same_input_gives_the_same_bytes_and_leaves_nothing_else(folder, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ['one.csv', 'set', 'two.csv']
 
 
-def test_the_table_tells_images_and_prompts_of_each_phase(folder, tmp_path):
+def test_the_table_shows_images_and_prompts_of_each_phase(folder, tmp_path):
     result = run('prepare', folder, '-o', tmp_path / 'm.csv', *NAMED)
     rows = read(tmp_path / 'm.csv')
     for name in [name for name in rows[0] if 'split' in name]:
         (line,) = [line for line in result.stdout.splitlines() if name in line]
-        told = [tuple(map(int, pair)) for pair in re.findall(r'(\d+) \((\d+)\)', line)]
-        for phase, (images, prompts) in zip(('train', 'val', 'test'), told, strict=True):
+        shown = [tuple(map(int, pair)) for pair in re.findall(r'(\d+) \((\d+)\)', line)]
+        for phase, (images, prompts) in zip(('train', 'val', 'test'), shown, strict=True):
             chosen = [row for row in rows if row[name] == phase]
             assert (images, prompts) == (len(chosen), len({row['caption'] for row in chosen}))
 
@@ -102,7 +103,7 @@ def test_pyiqas_own_dataset_reads_the_csv(folder, tmp_path):
         (['{folder}', '-o', 'm.csv', '--image-column', 'fil', '--prompt-column', ''], ["'fil'", "'file'"]),
         (['{folder}', '-o', 'm.csv', '--image-column', 'file', '--score-column', 'rating'], ["'prompt'", 'caption']),
         (['{folder}', '-o', 'm.csv', '--release', 'agiqa3k'], ['no table of AGIQA-3K', "'mos_quality'"]),
-        (['{folder}', '-o', 'm.csv', '--release', 'none'], ["'none'", 'known are: agiqa3k']),
+        (['{folder}', '-o', 'm.csv', '--release', 'none'], ["unknown release 'none'", 'agiqa3k']),
         (['{folder}', '-o', 'no/such/m.csv', *NAMED], ['no/such/m.csv', 'cannot be written']),
         (['{folder}', '-o', '{folder}/data.csv', *NAMED], ['data.csv', 'another file']),
         (['{folder}', '-o', 'm.csv', *NAMED, '--images', '{folder}/no'], ['none of the 40 images', 'row 2']),
@@ -118,7 +119,7 @@ def test_bad_input_ends_in_status_2_and_a_sentence(folder, tmp_path, monkeypatch
     assert (folder / 'data.csv').read_bytes() == before and not (tmp_path / 'm.csv').exists()
 
 
-def test_too_few_prompts_for_the_splits_are_refused(tmp_path):
+def test_too_few_prompts_for_the_splits_are_an_error(tmp_path):
     (tmp_path / 'data.csv').write_text('name,mos,prompt\na.png,1,a\nb.png,2,a\n')
     for i, name in enumerate(['a.png', 'b.png']):
         Image.new('RGB', (8, 8), (i, 0, 0)).save(tmp_path / name)
@@ -134,7 +135,7 @@ def test_an_interrupted_write_leaves_the_older_file(folder, tmp_path, monkeypatc
     def fail(*_):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('align_iqa_plugin.data.labels.os.replace', fail)
+    monkeypatch.setattr('align_iqa_plugin.runtime.atomic.os.replace', fail)
     result = run('prepare', folder, '-o', output, *NAMED)
     assert result.exit_code == 2 and 'No space left' in result.stderr
     assert output.read_text() == 'older'
@@ -231,7 +232,7 @@ def test_every_problem_is_reported_in_one_pass(agiqa_3k, workers):
         f'mislabelled: row 11: {rows[9]["name"]}: mos_quality is 5.01, outside its range 0 to 5',
         'mislabelled: row 14: new_normal_012.jpg is no image name of AGIQA-3K',
         f"mislabelled: row 27: {rows[25]['name']}: its prompt is 'of another image', that of 005 is 'prompt 5' in row 7",
-        'note: 1 images beside them have no row: unlisted.png',
+        'note: 1 images in the same folders have no row: unlisted.png',
         'note: AGIQA-3K has 2,982 images, here are 119.',
     }
     assert len(lines) == len(expected)
@@ -264,6 +265,25 @@ def test_one_file_in_several_rows_is_no_duplicate(tmp_path):
     assert result.exit_code == 0 and '2 images of 2 prompts: sound; 0 notes.' in result.stdout
 
 
+def test_a_table_in_the_working_folder_is_found_by_its_bare_name(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    Image.new('RGB', (9, 9)).save('unlisted.png')
+    result = run('verify', 'data.csv', *NAMED, '--workers', 1)
+    assert result.exit_code == 1, result.output
+    *lines, verdict = result.stdout.splitlines()
+    assert lines[0].startswith('duplicate: row 41: 039.png: the same file as 000.png') and len(lines) == 2
+    assert lines[1].startswith('note: 1 images') and lines[1].endswith(': unlisted.png')
+    assert verdict == 'data.csv, 40 images of 20 prompts: 1 duplicate; 1 note.'
+    result = run('prepare', 'data.csv', *NAMED, '-o', 'meta.csv')
+    assert result.exit_code == 0 and len(read('meta.csv')) == 40
+
+
+def test_a_killed_process_is_a_sentence_and_status_2(folder, monkeypatch):
+    monkeypatch.setattr('align_iqa_plugin.data.verify.read_image', lambda path: os.kill(os.getpid(), signal.SIGKILL))
+    result = run('verify', folder, *NAMED, '--workers', 2)
+    assert result.exit_code == 2 and '--workers 1' in result.stderr
+
+
 def test_an_unlikely_name_is_only_a_note_where_the_names_were_not_checked_on_the_release(small_releases, tmp_path):
     folder = Path(shutil.copytree(small_releases / 'AIGIQA-20K', tmp_path / 'AIGIQA-20K'))
     text = (folder / 'info_train.csv').read_text()
@@ -277,11 +297,11 @@ def test_an_unlikely_name_is_only_a_note_where_the_names_were_not_checked_on_the
     ('arguments', 'words'),
     [
         (['nowhere'], ['nowhere', 'cannot be read']),
-        (['.'], ['holds no data.csv', 'AIGCIQA2023_Prompts.xlsx']),
-        (['empty.csv'], ['empty.csv is empty']),
-        (['own.csv'], ['own.csv leads to no image', 'row 2: a.png: there is no such file', 'row 3: b.png']),
+        (['.'], ['has no data.csv', 'AIGCIQA2023_Prompts.xlsx']),
+        (['empty.csv'], ['empty.csv', 'is empty']),
+        (['own.csv'], ['own.csv', 'leads to no image', 'row 2: a.png: there is no such file', 'row 3: b.png']),
         (['own.csv', '--release', 'agiqa3k'], ['no table of AGIQA-3K']),
-        (['own.csv', '--release', 'agiqa'], ["'agiqa'", 'agiqa3k']),
+        (['own.csv', '--release', 'agiqa'], ["unknown release 'agiqa'"]),
         (['own.csv', '--prompt-column', 'caption'], ["no column 'caption'"]),
     ],
 )
@@ -332,8 +352,11 @@ def test_there_is_no_option_file_without_a_release():
 
 
 @pytest.mark.data
-def test_the_real_agiqa_3k_is_sound_but_for_its_nine_known_duplicates(data_folder):
-    result = run('verify', data_folder / 'AGIQA-3K', '--workers', 2)
+@pytest.mark.parametrize('decoded', [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_real_agiqa_3k_is_sound_but_for_its_nine_known_duplicates(data_folder, monkeypatch, decoded):
+    if not decoded:
+        monkeypatch.setattr('align_iqa_plugin.data.verify.read_image', lambda path: None)
+    result = run('verify', data_folder / 'AGIQA-3K', '--workers', 2 if decoded else 1)
     assert result.exit_code == 0, result.output
     *notes, verdict = result.stdout.splitlines()
     assert verdict == 'AGIQA-3K, 2,982 images of 300 prompts by 6 generators: sound; 9 notes.'

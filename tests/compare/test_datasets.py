@@ -91,7 +91,7 @@ def test_split_and_phase_choose_as_in_training(tiny_images, phase):
     images = read_dataset(options, split='2', phase=phase)
     assert [image.path for image in images] == [item[0] for item in chosen.paths_mos]
     assert images == read_dataset(options, split='ratio712_seed123_split_02', phase=phase)
-    with pytest.raises(ValueError, match='no split'):
+    with pytest.raises(ValueError, match='split .split_of_nobody'):
         read_dataset(options, split='split_of_nobody', phase=phase)
 
 

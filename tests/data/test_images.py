@@ -319,14 +319,15 @@ def test_an_image_is_resized_as_the_network_does_it_to_half_a_level(tmp_path, si
 def test_a_pair_resizes_to_that_height_and_width_and_none_keeps_the_size(tmp_path):
     noise(48, 36).save(tmp_path / 'a.png')
     assert read_resized(tmp_path / 'a.png', [64, 32]).size == (32, 64)
-    assert read_resized(tmp_path / 'a.png', [36, 48]) == read_resized(tmp_path / 'a.png', None) == noise(48, 36)
+    for same in ([36, 48], None):
+        assert difference(read_resized(tmp_path / 'a.png', same), noise(48, 36)) == 0
 
 
 def test_the_packaged_model_scores_images_at_its_input_size_as_it_scores_them_whole():
     import pyiqa
 
     metric = pyiqa.create_metric('align_iqa', device='cpu')
-    paths = sorted((files('align_iqa_plugin') / 'samples').glob('*.jpg'))
+    paths = sorted((files('align_iqa_plugin') / 'samples').glob('*.jpg'))[::3]
     with torch.no_grad():
         whole, small = (
             metric(torch.stack([to_tensor(read_resized(path, input_size)) for path in paths])) for input_size in (None, 224)

@@ -56,6 +56,12 @@ def test_the_other_score_of_a_release_is_chosen_by_its_column(table):
     assert labels.rows[0].score == 2.5 and labels.score_range == (0.0, 5.0)
 
 
+def test_the_main_score_may_be_a_further_one_as_well(table):
+    path = table(f'{AGIQA}\na.jpg,a cat,,,,4.5,0.1,2.5,0.2\n', ['a.jpg'])
+    labels = read_labels(path, further_score_columns=['mos_align', 'mos_quality'])
+    assert (labels.rows[0].score, labels.rows[0].further_scores) == (4.5, (2.5, 4.5))
+
+
 def test_columns_are_taken_by_position_in_pyiqas_form(table):
     labels = read_labels(table('img,mos,prompt,split\na.jpg,70,a cat,train\n', ['a.jpg']))
     labels.raise_problems()

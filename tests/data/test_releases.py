@@ -5,7 +5,7 @@ import re
 import pytest
 from PIL import Image
 
-from align_iqa_plugin.data import labels
+from align_iqa_plugin.data import release_tables
 from align_iqa_plugin.data.labels import read_labels
 from align_iqa_plugin.data.releases import RELEASES, Release, find_release
 
@@ -13,7 +13,7 @@ each = pytest.mark.parametrize('release', RELEASES, ids=lambda release: release.
 
 
 @each
-def test_the_columns_of_a_release_are_in_its_header_or_told_by_its_order(release):
+def test_the_columns_of_a_release_are_in_its_header_or_follow_from_its_order(release):
     known = {release.image_column, *([release.prompt_column] if release.prompt_column else [])}
     if release.order:
         assert release.header == () and release.score_ranges.keys() == release.order.score_files.keys()
@@ -34,7 +34,7 @@ def test_every_entry_says_where_its_facts_come_from(release):
 
 
 @each
-def test_names_tell_nothing_but_generator_and_prompt(release):
+def test_names_hold_nothing_but_generator_and_prompt(release):
     groups = set(re.compile(release.file_name).groupindex) if release.file_name else set()
     assert groups <= {'generator', 'prompt_id'}
     assert all(re.fullmatch(release.file_name, name) for group in release.duplicates for name in group.split())
@@ -51,12 +51,14 @@ def test_a_release_is_found_by_any_spelling_of_its_name(name):
     assert find_release(name) is RELEASES[0]
 
 
-def test_an_unknown_name_is_refused_with_those_that_are_known():
-    with pytest.raises(ValueError, match="'agiqa4k' is no release .* agiqa3k, agiqa1k"):
+def test_an_unknown_name_is_an_error_with_the_known_ones():
+    with pytest.raises(ValueError, match="unknown release 'agiqa4k'; did you mean 'agiqa"):
         find_release('agiqa4k')
+    with pytest.raises(ValueError, match="unknown release 'other'; choose from .*agiqa3k"):
+        find_release('other')
 
 
-def test_the_name_of_an_image_tells_its_generator_and_its_prompt():
+def test_the_name_of_an_image_holds_its_generator_and_its_prompt():
     for name, expected in [
         ('sd1.5_highcorr_017.jpg', ('agiqa3k', 'sd1.5', '017')),
         ('xl2.2_normal_299.jpg', ('agiqa3k', 'xl2.2', '299')),
@@ -85,7 +87,7 @@ def test_a_further_data_set_is_one_entry(tmp_path, monkeypatch):
         source='this test',
         file_name=r'(?P<generator>\w)-\d+\.png',
     )
-    monkeypatch.setattr(labels, 'RELEASES', (*RELEASES, entry))
+    monkeypatch.setattr(release_tables, 'RELEASES', (*RELEASES, entry))
     (tmp_path / 'pictures').mkdir()
     Image.new('RGB', (8, 8)).save(tmp_path / 'pictures' / 'g-1.png')
     (tmp_path / 'new.csv').write_text('good,picture,text\n6.5,g-1.png,None\n')

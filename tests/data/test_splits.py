@@ -1,4 +1,4 @@
-"""Splits keep identical files together, and prompts and generators where they say so."""
+"""Splits keep identical files together, and prompts and generators where their names promise it."""
 
 import hashlib
 import re

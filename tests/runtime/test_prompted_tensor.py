@@ -1,4 +1,4 @@
-"""Images that carry their prompts: each image's pixels say which prompt is its own, and no operation may give it another."""
+"""PromptedTensor: the pixels of each image are the number that is its prompt, and no operation may give it another."""
 
 import copy
 import pickle
@@ -28,7 +28,7 @@ def batch(numbers) -> PromptedTensor:
 
 
 def assert_no_wrong_prompt(tensor: Tensor) -> None:
-    """A tensor without prompts is right; one with prompts has each image's own, of which its pixels are the number."""
+    """A tensor has no prompts, or each image has its own, the number that its pixels are."""
     plain, prompts = split_prompts(tensor)
     assert type(plain) is Tensor
     if prompts is not None:
@@ -39,7 +39,7 @@ def assert_no_wrong_prompt(tensor: Tensor) -> None:
 
 
 def changed(change):
-    """For operations that give nothing: the tensor itself is looked at."""
+    """An operation in place: its result is the tensor itself."""
 
     def operation(tensor, other):
         change(tensor, other)
@@ -141,7 +141,7 @@ def test_no_operation_gives_any_of_three_images_the_prompt_of_another(operation,
         try:
             results = operation(first, other)
         except RuntimeError:
-            assert inference  # which forbids changes that it could not count
+            assert inference  # inference mode forbids changes that it cannot count
             results = []
         for result in [*(results if isinstance(results, (list, tuple)) else [results]), first, other]:
             assert_no_wrong_prompt(result)
@@ -160,7 +160,7 @@ def test_no_operation_gives_an_image_the_prompt_of_another(numbers, operations, 
         for number in operations:
             try:
                 results = OPERATIONS[number](tensor, other)
-            except (RuntimeError, IndexError, ValueError):  # not possible for the shape that it has by now
+            except (RuntimeError, IndexError, ValueError):  # not possible for its present shape
                 continue
             results = results if isinstance(results, (list, tuple)) else [results]
             for result in [*results, tensor, first, other]:
@@ -170,7 +170,7 @@ def test_no_operation_gives_an_image_the_prompt_of_another(numbers, operations, 
 
 @settings(deadline=None)
 @given(st.lists(st.text(), min_size=1, max_size=4), st.booleans())
-def test_prompts_reach_the_end_of_the_way_to_a_metric(prompts, inference):
+def test_prompts_survive_every_step_between_dataset_and_metric(prompts, inference):
     with torch.inference_mode(inference):
         images = torch.stack([PromptedTensor(torch.rand(3, 4, 4), [prompt]) for prompt in prompts])
         images = pickle.loads(pickle.dumps(images))
@@ -187,7 +187,7 @@ def test_prompts_reach_the_end_of_the_way_to_a_metric(prompts, inference):
             assert images.prompts == prompts
 
 
-def test_what_it_is_given_has_to_fit():
+def test_prompts_must_fit_the_images():
     for images, prompts, reason in [
         (torch.rand(2, 3, 4, 4), ['a'], 'each of the 2 images, not 1 of them'),
         (torch.rand(1, 3, 4, 4), 'a', 'not a single text'),
@@ -220,7 +220,7 @@ def options(folder, **more) -> dict:
     }
 
 
-def test_the_dataset_gives_plain_images_unless_it_is_asked(tiny_images):
+def test_the_dataset_gives_plain_images_by_default(tiny_images):
     plain = build_dataset(options(tiny_images, prompts_with_images=False))[5]['img']
     carrying = build_dataset(options(tiny_images))[5]['img']
     assert type(plain) is Tensor and torch.equal(plain, carrying.as_subclass(Tensor))
@@ -249,40 +249,40 @@ def test_prompts_reach_the_accelerator_through_pinned_memory(tiny_images):
         assert batch['img'].to('cuda', non_blocking=True).prompts == batch['img'].cuda().prompts == batch['prompt']
 
 
-class Listener(SaliencyGuide):
-    """Notes the images and prompts of each call."""
+class RecordingGuide(SaliencyGuide):
+    """Records the images and prompts of each call."""
 
     def forward(self, image, prompts):
         assert type(image) is Tensor
-        self.heard += zip(image.clone(), prompts or [None] * len(image), strict=True)
+        self.calls += zip(image.clone(), prompts or [None] * len(image), strict=True)
         return super().forward(image, prompts)
 
 
 @pytest.fixture
-def listening(monkeypatch):
-    monkeypatch.setitem(GUIDES, 'listener', Listener)
+def recording(monkeypatch):
+    monkeypatch.setitem(GUIDES, 'recording', RecordingGuide)
     small = {'backbone': 'test_vit', 'backbone_weights': 'random', 'input_size': 32, 'head': 'linear'}
-    net = AlignIQA(**small, guide='listener', injection='cgi', injection_options={'first_block': 4, 'bottleneck': 8})
-    net.is_trained, net.guide.heard = True, []
+    net = AlignIQA(**small, guide='recording', injection='cgi', injection_options={'first_block': 4, 'bottleneck': 8})
+    net.is_trained, net.guide.calls = True, []
     return net.eval()
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_the_network_hears_of_each_image_its_own_prompt(tiny_images, listening, workers):
+def test_the_network_gets_each_image_with_its_own_prompt(tiny_images, recording, workers):
     section = options(tiny_images, num_worker_per_gpu=workers)
     dataset = build_dataset(section)
     with torch.no_grad():
         for data in build_dataloader(dataset, section):
-            assert type(listening(data['img'])) is Tensor
-    assert len(listening.guide.heard) == len(dataset) == 40
-    for (pixels, prompt), sample in zip(listening.guide.heard, dataset, strict=True):
+            assert type(recording(data['img'])) is Tensor
+    assert len(recording.guide.calls) == len(dataset) == 40
+    for (pixels, prompt), sample in zip(recording.guide.calls, dataset, strict=True):
         assert prompt == sample['prompt'] and torch.equal(pixels, sample['img'].as_subclass(Tensor))
 
 
-def test_prompts_given_to_the_network_go_before_those_that_the_images_carry(listening):
+def test_prompts_given_to_the_network_go_before_those_that_the_images_carry(recording):
     images = PromptedTensor(torch.rand(2, 3, 32, 32), ['a', 'b'])
     with torch.no_grad():
-        listening(images)
-        listening(images, caption_list=['c', None])
-        listening(images.flip(0))
-    assert [prompt for _, prompt in listening.guide.heard] == ['a', 'b', 'c', None, None, None]
+        recording(images)
+        recording(images, caption_list=['c', None])
+        recording(images.flip(0))
+    assert [prompt for _, prompt in recording.guide.calls] == ['a', 'b', 'c', None, None, None]
