@@ -1,0 +1,69 @@
+"""Checks of what a command is about to write, before any work, and of what it prints."""
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from align_iqa_plugin.data.uris import is_uri
+
+
+class OutputError(ValueError):
+    """An output cannot be written; the message is one sentence that begins with the option."""
+
+
+def check_output(
+    option: str,
+    path: str | Path | None,
+    *,
+    endings: Sequence[str] = (),
+    inputs: Iterable[str | Path | None] = (),
+    folder: bool = False,
+) -> None:
+    """Check that a file, or a folder, can be written and that no input would be overwritten by it. Nothing is left behind.
+
+    Args:
+        option: as the user knows it, such as '--output'.
+        path: what it names; None if it was not given, which is fine.
+        endings: possible endings of the name, in lower case; none: any.
+        inputs: files that the command reads. None and URIs among them are passed over.
+        folder: whether `path` is a folder, which is created where there is none.
+
+    Raises:
+        OutputError: it cannot be written, or must not be.
+    """
+    if path is None:
+        return
+    path = Path(path).expanduser()
+    if endings and path.suffix.lower() not in endings:
+        raise OutputError(f"{option} '{path}' must end in {' or '.join(endings)}.")
+    for name in inputs:
+        if name is not None and not is_uri(name) and _is_same(path, Path(name).expanduser()):
+            raise OutputError(f"{option} '{path}' would overwrite '{name}', which is read; give it another name.")
+    try:
+        if path.is_dir() and not folder:
+            raise OutputError(f"{option} '{path}' is a folder.")
+        if path.exists() and not path.is_dir() and (folder or not path.is_file()):
+            raise OutputError(f"{option} '{path}' is not a {'folder' if folder else 'regular file'}.")
+        target = path.resolve()
+        if not target.parent.is_dir():
+            raise OutputError(f"{option} '{path}': there is no folder '{path.parent}'; create it first.")
+        trial = (target if path.is_dir() else target.parent) / f'.{target.name}.{os.getpid()}.part'
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise OutputError(f"{option} '{path}' cannot be written: {error.strerror or error}.") from error
+
+
+def show_any_character() -> None:
+    """Let stdout and stderr escape the characters that their encoding lacks (cp1252, ASCII), instead of raising."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):  # a replaced stream need not have it
+            stream.reconfigure(errors='backslashreplace')
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them does not exist
+        return os.path.abspath(one) == os.path.abspath(other)

@@ -1,0 +1,273 @@
+"""The loop that runs a metric over image files: each image gets a score or a reason, and none costs another one its score.
+
+    scorer = BatchScorer(metric, device)
+    for result in score_images([('a.png', 'a cat'), ('b.png', None)], scorer, batch_size=16):
+        print(result.index, result.score, result.reason)
+
+`decode` reads the images, `score_images` gathers them into batches of one size, `BatchScorer` runs the metric on a batch.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from math import isfinite
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from align_iqa_plugin.data.images import MAX_KEPT_PIXELS, ImageError, batches_of_one_size, read_image
+from align_iqa_plugin.runtime.errors import reason_of
+
+Metric = Callable[[torch.Tensor, list[str] | None], Sequence[float]]
+"""``metric(images, prompts)``: images (n, 3, h, w) of floats in [0, 1], on the scorer's device; n prompts, or None; n scores."""
+
+FEW = 32
+"""Up to this many images are decoded in the process itself: to start workers would take longer than they save."""
+
+DIED = 'makes the process that decodes it die.'
+"""The reason of an image that ends its decoding process, whether by a fault in a decoder or because memory runs out."""
+
+
+class Decoded(NamedTuple):
+    """An image as it was read; without pixels, `reason` says why."""
+
+    pixels: np.ndarray | None  # (h, w, 3), 8 bits
+    full_size: tuple[int, int] | None = None  # width and height in the file; `pixels` of a huge image are averaged down
+    seconds: float | None = None  # that reading took
+    reason: str = ''
+
+
+class Picture(NamedTuple):
+    """An image to be scored with a prompt (None or '': without one)."""
+
+    index: int  # in the list that `score_images` is given
+    prompt: str | None
+    decoded: Decoded
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pixels."""
+        return self.decoded.pixels.shape[:2]
+
+
+class Result(NamedTuple):
+    """The score of an image, or the reason why it has none."""
+
+    index: int  # in the list that `score_images` is given
+    score: float | None
+    reason: str = ''
+    seconds: float | None = None  # its share of the time that its batch took; None for the first batch, which warms up
+    batch_size: int = 0  # images that were scored together with it, itself included
+    decoded: Decoded = Decoded(None)  # its size, and what reading took; without pixels
+
+
+class BatchScorer:
+    """Scores images of one size together; if that fails, in halves when memory runs out, and else one by one.
+
+    A batch that did not fit into the memory is not tried again: later ones are kept below its number of pixels. A subclass may
+    choose its batches in `__call__`, and measure in `run`.
+
+    Args:
+        metric: see `Metric`.
+        device: where it wants the images.
+
+    Attributes:
+        most_pixels: of a batch.
+        warm: whether the metric has run without an error.
+    """
+
+    def __init__(self, metric: Metric, device: torch.device | str):
+        self.metric, self.device = metric, torch.device(device)
+        self.most_pixels = MAX_KEPT_PIXELS
+        self.warm = False
+
+    def __call__(self, pictures: Sequence[Picture]) -> Iterator[Result]:
+        """A result for each picture, as soon as it is known. All have one size, and all have a prompt, or none has."""
+        while pictures:
+            count = self.fitting(pictures)
+            yield from self.attempt(pictures[:count])
+            pictures = pictures[count:]
+
+    def fitting(self, pictures: Sequence[Picture]) -> int:
+        """How many of these pictures, at least one, may be scored together."""
+        height, width = pictures[0].size
+        return min(len(pictures), max(1, self.most_pixels // (height * width)))
+
+    def attempt(self, pictures: Sequence[Picture]) -> Iterator[Result]:
+        """A result for each picture, scored together if that works, else in smaller batches."""
+        try:
+            scores, seconds = self.run(pictures)
+        # Whatever a metric raises becomes the reason of its image; the other images go on.
+        except Exception as error:
+            reason, out_of_memory = f'made the metric fail: {reason_of(error)}', is_out_of_memory(error)
+        else:
+            share = seconds / len(pictures) if self.warm else None
+            self.warm = True
+            for picture, score in zip(pictures, scores, strict=True):
+                yield _result(picture, score, share, len(pictures))
+            return
+        # Only here, after the except block, are the exception and the memory that its traceback holds gone.
+        self.free()
+        if len(pictures) == 1:
+            yield _failure(pictures[0], reason)
+            return
+        size = len(pictures) // 2 if out_of_memory else 1
+        if out_of_memory:
+            self.most_pixels = pictures[0].size[0] * pictures[0].size[1] * size
+        for start in range(0, len(pictures), size):
+            yield from self.attempt(pictures[start : start + size])
+
+    def run(self, pictures: Sequence[Picture]) -> tuple[list[float], float]:
+        """The scores of the pictures, and the seconds that they took together.
+
+        Raises:
+            Exception: whatever the metric raises, and ValueError if it gives another number of scores.
+        """
+        batch = torch.from_numpy(np.stack([picture.decoded.pixels for picture in pictures])).permute(0, 3, 1, 2)
+        prompts = [picture.prompt for picture in pictures] if pictures[0].prompt else None
+        self.wait()
+        start = time.perf_counter()
+        scores = self.metric(batch.to(self.device) / 255, prompts)
+        self.wait()
+        if len(scores) != len(pictures):
+            raise ValueError(f'{len(scores)} scores for {len(pictures)} images')
+        return list(scores), time.perf_counter() - start
+
+    def wait(self) -> None:
+        """Wait until the GPU has finished."""
+        if self.device.type == 'cuda':
+            torch.cuda.synchronize(self.device)
+
+    def free(self) -> None:
+        """Give memory of the GPU that is not in use back to it."""
+        if self.device.type == 'cuda':
+            torch.cuda.empty_cache()
+
+
+def score_images(
+    images: Sequence[tuple[str | Path, str | None]],
+    score_batch: Callable[[Sequence[Picture]], Iterable[Result]],
+    *,
+    batch_size: int,
+    workers: int = 0,
+    minimum_side: int = 1,
+) -> Iterator[Result]:
+    """One result for each image, as they come, in no order.
+
+    Args:
+        images: path or URI, and prompt (None or '': without one). Neighbours of one path are read once.
+        score_batch: a `BatchScorer`.
+        batch_size: of images that are scored together, at most.
+        workers: processes that decode; 0 for none, and few images are decoded without them.
+        minimum_side: images with a smaller side get a reason.
+    """
+    failures: list[Result] = []
+
+    def pictures() -> Iterator[tuple[tuple[int, int], Picture]]:
+        files = [(path, [index for index, _ in group]) for path, group in groupby(enumerate(images), lambda each: each[1][0])]
+        for (_, indices), decoded in zip(files, decode([path for path, _ in files], workers), strict=True):
+            if decoded.pixels is not None and min(decoded.pixels.shape[:2]) < minimum_side:
+                decoded = decoded._replace(pixels=None, reason=_too_small(decoded, minimum_side))
+            for index in indices:
+                picture = Picture(index, images[index][1], decoded)
+                if decoded.pixels is None:
+                    failures.append(_failure(picture, decoded.reason))
+                else:
+                    yield picture.size, picture
+
+    for batch in batches_of_one_size(pictures(), batch_size):
+        yield from failures
+        failures.clear()
+        # a metric is given prompts for all images of a batch, or for none
+        for part in ([each for each in batch if each.prompt], [each for each in batch if not each.prompt]):
+            yield from score_batch(part)
+    yield from failures
+
+
+def decode(paths: Sequence[str | Path], workers: int = 0) -> Iterator[Decoded]:
+    """Each image, in order; one that cannot be read, or that ends the process that reads it, has a reason instead of pixels.
+
+    Args:
+        paths: of the images, or their URIs.
+        workers: processes that decode; 0 for none, and few images are decoded without them.
+    """
+    workers = workers if len(paths) > FEW else 0
+    done, alone = 0, 0  # of the next images, how many are decoded by one worker, one by one
+    while done < len(paths):
+        end = done + alone if alone else len(paths)
+        loader = DataLoader(
+            _Files(paths[done:end]),
+            batch_size=None,
+            collate_fn=_unchanged,
+            num_workers=1 if alone else workers,
+            prefetch_factor=1 if alone else 2 if workers else None,
+            worker_init_fn=_ignore_interrupts,
+        )
+        try:
+            for decoded in loader:
+                yield decoded
+                done += 1
+            alone = 0
+        except RuntimeError as error:
+            if 'DataLoader worker' not in str(error):
+                raise
+            # One worker holds one image at a time: which one made it die is certain. Of several workers it is not.
+            if alone:
+                yield Decoded(None, reason=DIED)
+                done += 1
+            alone = min(2 * workers, len(paths) - done)
+
+
+class _Files(Dataset):
+    def __init__(self, paths: Sequence[str | Path]):
+        self.paths = paths
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Decoded:
+        path, start = self.paths[index], time.perf_counter()
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            return Decoded(None, reason=str(error).removeprefix(f"'{path}' "))
+        return Decoded(np.array(image), image.info['full_size'], time.perf_counter() - start)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this says that memory ran out, on any device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()  # the allocators of the CPU and of other devices raise a RuntimeError
+    return isinstance(error, RuntimeError) and ('out of memory' in text or 'not enough memory' in text)
+
+
+def _result(picture: Picture, score: float, seconds: float | None, batch_size: int) -> Result:
+    if not isfinite(score):
+        return _failure(picture, f'got the score {score}.')
+    return Result(picture.index, score, '', seconds, batch_size, picture.decoded._replace(pixels=None))
+
+
+def _failure(picture: Picture, reason: str) -> Result:
+    return Result(picture.index, None, reason, decoded=picture.decoded._replace(pixels=None))
+
+
+def _too_small(decoded: Decoded, minimum_side: int) -> str:
+    height, width = decoded.pixels.shape[:2]
+    size = '{:,} x {:,}'.format(*decoded.full_size)
+    if decoded.full_size != (width, height):
+        size += f', which is averaged down to {width:,} x {height:,}'
+    return f'is {size} pixels; the network needs at least {minimum_side} on each side.'
+
+
+def _unchanged(sample):
+    return sample
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches the workers of the terminal's process too; only the command itself is to stop them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
