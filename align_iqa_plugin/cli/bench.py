@@ -274,8 +274,8 @@ def _reading(case, batch_size):
 
     import torch
 
-    from align_iqa_plugin.cli.score import SAMPLES
     from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
+    from align_iqa_plugin.score.find_images import SAMPLES
 
     section = {'meta_info_file': str(SAMPLES / 'samples.csv'), 'score_column': 'mos_quality', 'input_size': 224}
     with tempfile.TemporaryDirectory() as folder:

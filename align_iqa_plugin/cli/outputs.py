@@ -2,8 +2,10 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+import typer
 
 from align_iqa_plugin.data.uris import is_uri
 
@@ -53,6 +55,18 @@ def check_output(
         trial.unlink()
     except OSError as error:
         raise OutputError(f"{option} '{path}' cannot be written: {error.strerror or error}.") from error
+
+
+def try_to_write(write: Callable[[], str]) -> bool:
+    """Print the sentence that `write` gives, or the one that says why it failed; gives whether it worked."""
+    try:
+        sentence, written = write(), True
+    except OSError as error:
+        sentence, written = f'{error.strerror or error}.', False
+    except ValueError as error:
+        sentence, written = str(error), False
+    typer.echo(sentence, err=True)
+    return written
 
 
 def show_any_character() -> None:

@@ -9,7 +9,10 @@
 
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import groupby
 from math import isfinite
 from pathlib import Path
@@ -17,13 +20,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from align_iqa_plugin.data.images import MAX_KEPT_PIXELS, ImageError, batches_of_one_size, read_image
 from align_iqa_plugin.runtime.errors import reason_of
 
 Metric = Callable[[torch.Tensor, list[str] | None], Sequence[float]]
-"""``metric(images, prompts)``: images (n, 3, h, w) of floats in [0, 1], on the scorer's device; n prompts, or None; n scores."""
+"""``metric(images, prompts)`` gives n scores; images (n, 3, h, w) in [0, 1] are on the scorer's device, prompts n or None."""
 
 FEW = 32
 """Up to this many images are decoded in the process itself: to start workers would take longer than they save."""
@@ -195,47 +197,44 @@ def decode(paths: Sequence[str | Path], workers: int = 0) -> Iterator[Decoded]:
         paths: of the images, or their URIs.
         workers: processes that decode; 0 for none, and few images are decoded without them.
     """
-    workers = workers if len(paths) > FEW else 0
-    done, alone = 0, 0  # of the next images, how many are decoded by one worker, one by one
+    if not workers or len(paths) <= FEW:
+        yield from map(_read, paths)
+        return
+    done, alone = 0, 0  # alone: how many of the next images a single process decodes
     while done < len(paths):
-        end = done + alone if alone else len(paths)
-        loader = DataLoader(
-            _Files(paths[done:end]),
-            batch_size=None,
-            collate_fn=_unchanged,
-            num_workers=1 if alone else workers,
-            prefetch_factor=1 if alone else 2 if workers else None,
-            worker_init_fn=_ignore_interrupts,
-        )
-        try:
-            for decoded in loader:
-                yield decoded
-                done += 1
-            alone = 0
-        except RuntimeError as error:
-            if 'DataLoader worker' not in str(error):
-                raise
-            # One worker holds one image at a time: which one made it die is certain. Of several workers it is not.
-            if alone:
-                yield Decoded(None, reason=DIED)
-                done += 1
-            alone = min(2 * workers, len(paths) - done)
+        part = paths[done : done + alone] if alone else paths[done:]
+        with ProcessPoolExecutor(1 if alone else workers, initializer=_ignore_interrupts) as pool:
+            try:
+                for decoded in _read_in(pool, part, ahead=1 if alone else 2 * workers):
+                    yield decoded
+                    done += 1
+                alone = 0
+                continue
+            except BrokenProcessPool:
+                died = alone > 0  # a single process has one image at a time: the next one made it die
+        if died:
+            yield Decoded(None, reason=DIED)
+            done += 1
+        alone = 2 * workers  # the image is among those that the processes had
 
 
-class _Files(Dataset):
-    def __init__(self, paths: Sequence[str | Path]):
-        self.paths = paths
+def _read_in(pool: ProcessPoolExecutor, paths: Iterable[str | Path], ahead: int) -> Iterator[Decoded]:
+    waiting = deque()
+    for path in paths:
+        waiting.append(pool.submit(_read, path))
+        if len(waiting) == ahead:
+            yield waiting.popleft().result()
+    for future in waiting:
+        yield future.result()
 
-    def __len__(self):
-        return len(self.paths)
 
-    def __getitem__(self, index: int) -> Decoded:
-        path, start = self.paths[index], time.perf_counter()
-        try:
-            image = read_image(path)
-        except ImageError as error:
-            return Decoded(None, reason=str(error).removeprefix(f"'{path}' "))
-        return Decoded(np.array(image), image.info['full_size'], time.perf_counter() - start)
+def _read(path: str | Path) -> Decoded:
+    start = time.perf_counter()
+    try:
+        image = read_image(path)
+    except ImageError as error:
+        return Decoded(None, reason=str(error).removeprefix(f"'{path}' "))
+    return Decoded(np.array(image), image.info['full_size'], time.perf_counter() - start)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -264,10 +263,6 @@ def _too_small(decoded: Decoded, minimum_side: int) -> str:
     return f'is {size} pixels; the network needs at least {minimum_side} on each side.'
 
 
-def _unchanged(sample):
-    return sample
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches the workers of the terminal's process too; only the command itself is to stop them."""
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches all processes of the terminal; only the command itself is to stop them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
