@@ -117,11 +117,12 @@ class BatchScorer:
         if len(pictures) == 1:
             yield _failure(pictures[0], reason)
             return
-        size = len(pictures) // 2 if out_of_memory else 1
         if out_of_memory:
-            self.most_pixels = pictures[0].size[0] * pictures[0].size[1] * size
-        for start in range(0, len(pictures), size):
-            yield from self.attempt(pictures[start : start + size])
+            self.most_pixels = pictures[0].size[0] * pictures[0].size[1] * (len(pictures) // 2)
+        while pictures:
+            count = self.fitting(pictures) if out_of_memory else 1
+            yield from self.attempt(pictures[:count])
+            pictures = pictures[count:]
 
     def run(self, pictures: Sequence[Picture]) -> tuple[list[float], float]:
         """The scores of the pictures, and the seconds that they took together.
