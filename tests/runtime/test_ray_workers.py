@@ -1,4 +1,4 @@
-"""`--engine ray`, on a local Ray of two workers: every image exactly once, with the local engine's score, whoever dies."""
+"""`--engine ray` on a local Ray of two workers: each image exactly once, with the local engine's score, whichever worker dies."""
 
 import contextlib
 import os
@@ -8,32 +8,26 @@ import sys
 import threading
 import time
 from collections import Counter
-from importlib import import_module
 
 import pandas as pd
 import pytest
 import torch
-import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-import align_iqa_plugin.compare as package
-from align_iqa_plugin.cli.compare import ManyValues, compare
-from align_iqa_plugin.cli.score import score_rows
+from align_iqa_plugin.cli import app
 from align_iqa_plugin.compare.metrics import Metric
 from align_iqa_plugin.runtime.ray_workers import RayError, RayUnavailable, Workers, ray_workers
-
-command = import_module('align_iqa_plugin.cli.score')
-app = typer.Typer()
-app.command('score')(command.score)
-app.command('compare', cls=ManyValues)(compare)
+from align_iqa_plugin.score import score_folder
+from align_iqa_plugin.score.metric import load_metric
+from align_iqa_plugin.score.rows import Row, score_rows
 
 
 @pytest.fixture(scope='module')
 def local_ray():
-    """A local Ray with room for two workers, for all tests here: each start of one takes seconds.
+    """A local Ray with room for two workers, started once for all tests here, since that takes seconds.
 
-    It believes in a GPU, which only workers that compute nothing on it may be given.
+    It pretends to have a GPU, which only workers that compute nothing there may be given.
     """
     ray = pytest.importorskip('ray', reason='--engine ray needs ray[data]')
     pytest.importorskip('ray.data', reason='--engine ray needs ray[data]')
@@ -53,7 +47,7 @@ def run(*arguments):
 
 @contextlib.contextmanager
 def one_worker_killed(begun):
-    """Kills the busiest worker as soon as `begun` says that there are results; gives the list of whom it killed."""
+    """Kills the busiest worker as soon as `begun` says that there are results; gives the list of those killed."""
     import psutil
 
     killed, over = [], threading.Event()
@@ -90,7 +84,7 @@ def rows_in(folder):
 
 
 def test_score_survives_a_killed_worker_and_goes_on_where_it_was(local_ray, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, 'FILE_SECONDS', 0)
+    monkeypatch.setattr(score_folder, 'FILE_SECONDS', 0)
     pictures, output = tmp_path / 'pictures', tmp_path / 'scores'
     pictures.mkdir()
     for i in range(24):
@@ -116,10 +110,10 @@ def test_score_survives_a_killed_worker_and_goes_on_where_it_was(local_ray, tmp_
     assert 'not a picture' in failed[str(pictures / 'broken.png')]
     assert failed['file:///nowhere/x.png'].startswith('cannot be read: ')
 
-    here = [command.Row(row.image, row.image, row.prompt) for row in rows.itertuples() if row.score == row.score][-8:]
+    here = [Row(row.image, row.image, row.prompt) for row in rows.itertuples() if row.score == row.score][-8:]
     for row in here:
         row.prompt = row.prompt if isinstance(row.prompt, str) else None
-    score_rows(command.load_metric('cpu', None), here, 16, lambda: None)
+    list(score_rows(load_metric('cpu', None), here, batch_size=16))
     scores = rows.set_index(['image', 'prompt'])['score']
     for row in here:
         assert scores[row.image, row.prompt or float('nan')] == pytest.approx(row.score, rel=1e-4)
@@ -138,10 +132,11 @@ def test_score_survives_a_killed_worker_and_goes_on_where_it_was(local_ray, tmp_
 
 def test_compare_survives_a_killed_worker(local_ray, tiny_images, tmp_path, monkeypatch):
     given = {}
-    monkeypatch.setattr(package, 'statistics', type(sys)('statistics'), raising=False)
-    monkeypatch.setattr(package, 'page', type(sys)('page'), raising=False)
-    package.statistics.summarise = lambda scores, **settings: {'datasets': {}}
-    package.page.write_page = lambda out, summary, scores, costs, provenance: given.update(costs=costs, made=provenance)
+    monkeypatch.setattr('align_iqa_plugin.compare.statistics.summarise', lambda scores, **settings: {'datasets': {}})
+    monkeypatch.setattr(
+        'align_iqa_plugin.compare.report.page.write_page',
+        lambda out, summary, scores, costs, provenance: given.update(costs=costs, made=provenance),
+    )
     out = tmp_path / 'out'
     table = tmp_path / 'labels.csv'
     labels = pd.read_csv(tiny_images / 'data.csv')[['name', 'mos_quality', 'prompt']].head(24)
@@ -186,7 +181,7 @@ def test_compare_survives_a_killed_worker(local_ray, tiny_images, tmp_path, monk
 
 
 class Doubling:
-    """A model for the workers: twice the number; 7 kills its worker whenever it comes, 3 the first time, and 5 is refused."""
+    """A model for the workers: twice the number; 7 always kills its worker, 3 the first time, and 5 may be an error."""
 
     def __init__(self, mark, refusing):
         self.mark, self.refusing = mark, refusing
@@ -228,9 +223,9 @@ def test_what_a_model_raises_reaches_the_command(local_ray, by_value, tmp_path):
             list(team.map(Doubling, {**arguments, 'unknown': 1}, [1], 4))
 
 
-def test_a_device_that_ray_has_not_is_refused(local_ray, monkeypatch):
+def test_a_device_that_ray_lacks_is_an_error(local_ray, monkeypatch):
     monkeypatch.setattr(local_ray, 'cluster_resources', lambda: {'CPU': 2.0})
-    for device, reason in (('cuda', 'no GPU'), ('cuda:1', 'cpu or cuda')):
+    for device, reason in (('cuda', 'no GPU'), ('cuda:1', 'choose from cpu, cuda')):
         with pytest.raises(RayUnavailable, match=reason), ray_workers(1, device):
             pass
 
@@ -253,19 +248,3 @@ def test_without_ray_a_sentence_says_what_to_install(command_line, tmp_path, mon
     result = run(*command_line, '--engine', 'ray')
     assert result.exit_code == 2
     assert "pip install 'align-iqa-plugin[ray]'" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ('options', 'reason'),
-    [
-        (['--engine', 'rays'], 'possible are: local, ray'),
-        (['--workers', '2'], '--workers is for --engine ray'),
-        (['--engine', 'ray', '--output', 'a.csv'], 'must be a folder'),
-        (['--engine', 'ray', '--output', 'none/a'], 'create it first'),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(options, reason, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    result = run('score', '--samples', *options)
-    assert result.exit_code == 2
-    assert reason in result.stderr
