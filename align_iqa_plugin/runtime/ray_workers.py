@@ -169,14 +169,13 @@ class _Worker:
         import numpy as np
 
         numbers, rows = zip(*map(json.loads, batch['row']), strict=True)
+        results = []
         with _attempt(f'{self._run} {numbers[0]} {len(numbers)}') as attempt:
             if self._problem is None and attempt <= ATTEMPTS:
                 try:
                     results = list(zip(numbers, self._model(list(rows)), strict=True))
                 except Exception as error:
                     self._problem = reason_of(error)
-            else:
-                results = []
         if self._problem is not None:
             results = [(None, self._problem)]
         return {'result': np.array([json.dumps(result) for result in results], dtype=object)}

@@ -43,13 +43,13 @@ def write_sheet(path: Path, rows: list[Row]) -> str:
         ValueError: no row has a score.
         OSError: the file cannot be written.
     """
-    scored = sorted((row for row in rows if row.score is not None), key=lambda row: -row.score)
-    if not scored:
+    tiles = [Tile(row.path, row.image, row.score, row.mos, row.prompt) for row in rows if row.score is not None]
+    if not tiles:
         raise ValueError('No contact sheet was drawn: no image has a score.')
     info = PngInfo()
     info.add_text('Software', SOFTWARE)
-    tiles = [Tile(row.path, row.image, row.score, row.mos, row.prompt) for row in scored]
-    sheet = draw_sheet(tiles, without_score=len(rows) - len(scored))
+    tiles.sort(key=lambda tile: -tile.score)
+    sheet = draw_sheet(tiles, without_score=len(rows) - len(tiles))
     with atomic_file(path) as part:
         sheet.save(part, format='PNG', pnginfo=info)
     drawn = f' ({MAX_TILES} of {len(tiles)} images)' if len(tiles) > MAX_TILES else ''

@@ -31,10 +31,10 @@ def find_images(arguments: list[str], *, leave_out: Path | None = None) -> tuple
     for argument in arguments:
         search.add_argument(argument)
     rows = search.rows
-    if not any(is_uri(row.path) or row.path.is_file() for row in rows if not row.error):
-        name, reason = arguments[0], 'names no image.'
-        if rows:
-            name, reason = rows[0].image, rows[0].error or ('is not a file.' if rows[0].path.exists() else 'does not exist.')
+    if not any(is_uri(row.path) or os.path.isfile(row.path) for row in rows if not row.error):
+        name, reason = (rows[0].image, rows[0].error) if rows else (arguments[0], 'names no image.')
+        if not reason:
+            reason = 'is not a file.' if os.path.exists(name) else 'does not exist.'
         raise ValueError(f"there is nothing to score: '{name}' {reason}")
     if search.other_files:
         search.notes.append(f'{search.other_files} files in the folders were left out: they are not named like images.')

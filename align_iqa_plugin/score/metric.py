@@ -2,6 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ class PyiqaMetric:
     def __init__(self, device: torch.device, weights: Path | None):
         import pyiqa
 
-        options = {} if weights is None else {'pretrained_model_path': str(weights)}
+        options: dict[str, Any] = {} if weights is None else {'pretrained_model_path': str(weights)}
         self.device = device
         self._model = pyiqa.create_metric('align_iqa', device=device, **options)
 

@@ -36,7 +36,7 @@ class RayScorer:
     """What each worker of Ray makes once: fields of `Row` in, score, width, height and error out."""
 
     def __init__(self, device: str, weights: str | None, batch_size: int):
-        self.metric = load_metric(device, weights and Path(weights))
+        self.metric = load_metric(device, Path(weights) if weights else None)
         self.batch_size = batch_size
 
     def __call__(self, items: list[dict]) -> list[list]:

@@ -1,8 +1,11 @@
 """A row for each image that `align-iqa score` was asked to score."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from align_iqa_plugin.data.uris import is_uri
 
 
 @dataclass
@@ -19,6 +22,12 @@ class Row:
     error: str = ''
 
     @property
+    def key(self) -> tuple[str, str | None]:
+        """What tells rows apart, wherever the command is given: absolute path or URI, and prompt, both as valid UTF-8."""
+        place = str(self.path) if is_uri(self.path) else os.path.abspath(self.path)
+        return utf8(place), None if self.prompt is None else utf8(self.prompt)
+
+    @property
     def done(self) -> bool:
         return self.score is not None or self.error != ''
 
@@ -27,9 +36,9 @@ Engine = Callable[[list[Row]], Iterator[Row]]
 """Gives each row its score or its error, and gives it out as soon as it has one, in no order."""
 
 
-def utf8(text: str | None) -> str | None:
+def utf8(text: str) -> str:
     """As valid UTF-8: a file's name need not be it, but what is written must be."""
-    return text and text.encode('utf-8', 'backslashreplace').decode()
+    return text.encode('utf-8', 'backslashreplace').decode()
 
 
 def score_rows(metric, rows: list[Row], *, batch_size: int) -> Iterator[Row]:

@@ -5,7 +5,6 @@ numbers of images that failed, are null. A row is found again by its image (abso
 name the weights and the version of this package that the scores come from: a folder holds the scores of one of those.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -16,9 +15,8 @@ import pyarrow
 from filelock import FileLock, Timeout
 from pyarrow import parquet
 
-from align_iqa_plugin.data.uris import is_uri
 from align_iqa_plugin.runtime.atomic import atomic_file
-from align_iqa_plugin.score.rows import Engine, Row, utf8
+from align_iqa_plugin.score.rows import Engine, Row
 
 FILE_ROWS, FILE_SECONDS = 10_000, 20  # a file is written when it has these, or after that time
 
@@ -85,10 +83,10 @@ class ScoreFolder:
 
     def fill(self, rows: list[Row]) -> int:
         """Give each row the score that it has in the folder; gives how many had one."""
-        scored = self.read_scored(map(image_key, rows))
+        scored = self.read_scored(row.key[0] for row in rows)
         found = 0
         for row in rows:
-            if not row.error and (known := scored.get((image_key(row), utf8(row.prompt)))):
+            if not row.error and (known := scored.get(row.key)):
                 row.score, row.width, row.height = known['score'], known['width'], known['height']
                 found += 1
         return found
@@ -135,7 +133,7 @@ def score_remaining(rows: list[Row], engine: Engine, folder: ScoreFolder | None,
 
     def save() -> None:
         if folder:
-            folder.add([{**vars(row), 'image': image_key(row), 'prompt': utf8(row.prompt)} for row in unsaved])
+            folder.add([{**vars(row), **dict(zip(('image', 'prompt'), row.key, strict=True))} for row in unsaved])
         unsaved.clear()
 
     saved = time.monotonic()
@@ -148,8 +146,3 @@ def score_remaining(rows: list[Row], engine: Engine, folder: ScoreFolder | None,
                 saved = time.monotonic()
     finally:
         save()
-
-
-def image_key(row: Row) -> str:
-    """What a row's image is called in a folder of scores, wherever the command is given."""
-    return utf8(str(row.path) if is_uri(row.path) else os.path.abspath(row.path))

@@ -19,17 +19,14 @@ def write_rows(file: Path, rows: list[Row], *, with_prompt: bool, with_mos: bool
         OSError: it cannot be written.
     """
     columns = ['image', 'score', *['mos'] * with_mos, *['prompt'] * with_prompt, 'width', 'height', 'error']
-    texts = ('image', 'prompt', 'error')
-    records = [
-        {column: utf8(getattr(row, column)) if column in texts else getattr(row, column) for column in columns} for row in rows
-    ]
+    records = [{column: _valid(getattr(row, column)) for column in columns} for row in rows]
     with atomic_file(file) as part:
         if file.suffix.lower() == '.parquet':
             import pyarrow
             from pyarrow import parquet
 
-            kinds = dict.fromkeys(texts, pyarrow.string()) | dict.fromkeys(('width', 'height'), pyarrow.int64())
-            schema = pyarrow.schema([(column, kinds.get(column, pyarrow.float64())) for column in columns])
+            kinds = {'score': pyarrow.float64(), 'mos': pyarrow.float64(), 'width': pyarrow.int64(), 'height': pyarrow.int64()}
+            schema = pyarrow.schema([(column, kinds.get(column, pyarrow.string())) for column in columns])
             parquet.write_table(pyarrow.Table.from_pylist(records, schema), part)
         elif file.suffix.lower() == '.json':
             text = json.dumps(records, allow_nan=False, ensure_ascii=False, indent=1)
@@ -93,3 +90,7 @@ def correlation_with_mos(rows: list[Row]) -> str:
 def printable(text: str) -> str:
     """Without line breaks, and without the codes by which a file's name could control the terminal."""
     return ''.join(letter if letter.isprintable() else '\N{REPLACEMENT CHARACTER}' for letter in text)
+
+
+def _valid(value: str | float | None) -> str | float | None:
+    return utf8(value) if isinstance(value, str) else value

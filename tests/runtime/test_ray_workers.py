@@ -1,4 +1,4 @@
-"""`--engine ray` on a local Ray of two workers: each image exactly once, with the local engine's score, whichever worker dies."""
+"""`--engine ray` on a local Ray of two workers: each image exactly once, with the local score, whichever worker dies."""
 
 import contextlib
 import os
@@ -172,10 +172,10 @@ def test_compare_survives_a_killed_worker(local_ray, tiny_images, tmp_path, monk
         (score,) = metric(pixels.view(1, 64, 64, 3).permute(0, 3, 1, 2) / 255, [row.prompt])
         assert row.score == pytest.approx(score, rel=1e-4)
 
-    def refuse_to_compute(*arguments):
+    def fail_to_compute(*arguments):
         raise AssertionError('a score that is in the store is computed again')
 
-    monkeypatch.setattr('align_iqa_plugin.runtime.ray_workers.Workers._stream', refuse_to_compute)
+    monkeypatch.setattr('align_iqa_plugin.runtime.ray_workers.Workers._stream', fail_to_compute)
     result = run('compare', '-m', 'align_iqa', '-d', table, '--out', out, '--engine', 'ray', '--device', 'cpu')
     assert '24 of 25 scores' in result.stderr, result.output
 
@@ -183,15 +183,15 @@ def test_compare_survives_a_killed_worker(local_ray, tiny_images, tmp_path, monk
 class Doubling:
     """A model for the workers: twice the number; 7 always kills its worker, 3 the first time, and 5 may be an error."""
 
-    def __init__(self, mark, refusing):
-        self.mark, self.refusing = mark, refusing
+    def __init__(self, mark, failing):
+        self.mark, self.failing = mark, failing
 
     def __call__(self, rows):
         time.sleep(0.05)
         if 7 in rows or 3 in rows and not os.path.exists(self.mark):
             with open(self.mark, 'w'):
                 os.kill(os.getpid(), signal.SIGKILL)
-        if self.refusing and 5 in rows:
+        if self.failing and 5 in rows:
             raise ValueError('no fives')
         return [2 * row for row in rows]
 
@@ -209,13 +209,13 @@ def by_value():
 def test_a_row_that_kills_each_worker_is_given_up_alone(local_ray, by_value, tmp_path):
     with ray_workers(2, None) as team:
         assert (team.device, team.resources['num_gpus']) == ('cuda', 1 / 2)
-        arguments = {'mark': str(tmp_path / 'mark'), 'refusing': False}
+        arguments = {'mark': str(tmp_path / 'mark'), 'failing': False}
         results = [pair for part in team.map(Doubling, arguments, range(24), 4) for pair in part]
     assert sorted(results) == [(number, None if number == 7 else 2 * number) for number in range(24)]
 
 
 def test_what_a_model_raises_reaches_the_command(local_ray, by_value, tmp_path):
-    arguments = {'mark': str(tmp_path / 'mark'), 'refusing': True}
+    arguments = {'mark': str(tmp_path / 'mark'), 'failing': True}
     with ray_workers(2, 'cpu') as team:
         with pytest.raises(RayError, match='a worker of Ray failed: ValueError: no fives'):
             list(team.map(Doubling, arguments, [5], 4))

@@ -51,7 +51,8 @@ def pixels(monkeypatch):
 
 def scored(files, metric, batch_size=8, **options):
     """Results in the order of the files; each file has exactly one."""
-    results = sorted(score_images(files, BatchScorer(metric, 'cpu'), batch_size=batch_size, **options))
+    results = list(score_images(files, BatchScorer(metric, 'cpu'), batch_size=batch_size, **options))
+    results.sort(key=lambda result: result.index)
     assert [result.index for result in results] == list(range(len(files)))
     return results
 

@@ -75,7 +75,7 @@ def test_scores_of_other_weights_are_not_mixed(folder):
 
 
 @pytest.mark.parametrize('write', [lambda file: pd.DataFrame({'x': [1]}).to_parquet(file), lambda file: file.write_text('no')])
-def test_a_folder_of_other_files_is_refused(tmp_path, write):
+def test_a_folder_of_other_files_is_an_error(tmp_path, write):
     write(tmp_path / 'other.parquet')
     with pytest.raises(ValueError, match='scores|cannot be used'):
         ScoreFolder(tmp_path, 'weights 1')
