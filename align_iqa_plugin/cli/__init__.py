@@ -9,6 +9,7 @@ import typer
 
 from align_iqa_plugin import __version__
 from align_iqa_plugin.cli import bench, compare, data, evaluate, export, protocol, score, train
+from align_iqa_plugin.cli.outputs import show_any_character
 
 app = typer.Typer(
     help='Align-IQA, a quality metric for AI-generated images.',
@@ -30,7 +31,7 @@ def main(
         bool, typer.Option('--version', callback=_print_version, is_eager=True, help='Print the version.')
     ] = False,
 ) -> None:
-    pass
+    show_any_character()
 
 
 app.command()(score.score)

@@ -2,8 +2,12 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
+
+import typer
 
 from align_iqa_plugin.data.uris import is_uri
 
@@ -37,9 +41,9 @@ def check_output(
     path = Path(path).expanduser()
     if endings and path.suffix.lower() not in endings:
         raise OutputError(f"{option} '{path}' must end in {' or '.join(endings)}.")
-    for name in inputs:
-        if name is not None and not is_uri(name) and _is_same(path, Path(name).expanduser()):
-            raise OutputError(f"{option} '{path}' would overwrite '{name}', which is read; give it another name.")
+    overwritten = _find_same(path, inputs)
+    if overwritten is not None:
+        raise OutputError(f"{option} '{path}' would overwrite '{overwritten}', which is read; give it another name.")
     try:
         if path.is_dir() and not folder:
             raise OutputError(f"{option} '{path}' is a folder.")
@@ -55,15 +59,34 @@ def check_output(
         raise OutputError(f"{option} '{path}' cannot be written: {error.strerror or error}.") from error
 
 
+def try_to_write(write: Callable[[], str]) -> bool:
+    """Print the sentence that `write` gives, or the one that says why it failed; gives whether it worked."""
+    try:
+        sentence, written = write(), True
+    except OSError as error:
+        sentence, written = f'{error.strerror or error}.', False
+    except ValueError as error:
+        sentence, written = str(error), False
+    typer.echo(sentence, err=True)
+    return written
+
+
 def show_any_character() -> None:
     """Let stdout and stderr escape the characters that their encoding lacks (cp1252, ASCII), instead of raising."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'):  # a replaced stream need not have it
+        if isinstance(stream, TextIOWrapper):  # a stream that replaces it need not be one
             stream.reconfigure(errors='backslashreplace')
 
 
-def _is_same(one: Path, other: Path) -> bool:
+def _find_same(path: Path, inputs: Iterable[str | Path | None]) -> str | Path | None:
+    """The input that is the same file, under whatever name."""
     try:
-        return one.samefile(other)
-    except OSError:  # one of them does not exist
-        return os.path.abspath(one) == os.path.abspath(other)
+        target = path.stat()
+    except OSError:  # nothing is there to be overwritten
+        return None
+    for name in inputs:
+        if name is not None and not is_uri(name):
+            with suppress(OSError):  # an input that does not exist
+                if os.path.samestat(target, os.stat(os.path.expanduser(name))):
+                    return name
+    return None

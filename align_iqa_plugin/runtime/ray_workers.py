@@ -1,8 +1,8 @@
-"""Scoring on many GPUs or machines: workers of Ray Data, each with a model of its own, that give results as they come.
+"""Scoring on many GPUs or machines: workers of Ray Data, each with its own model, that give results as they come.
 
-Where the environment variable RAY_ADDRESS names a cluster, that one is used, else a local Ray is started for the command.
-The machines of a cluster need this package, and see files under the same paths. Only the command itself writes results:
-a worker that dies is started again and what it had in hand is computed once more, so nothing is lost, and nothing doubled.
+If the environment variable RAY_ADDRESS names a cluster, that one is used; otherwise a local Ray is started for the command.
+The machines of a cluster need this package and must see the files under the same paths. Only the command itself writes
+results: a worker that dies is started again and its rows are computed once more, so nothing is lost and nothing is doubled.
 """
 
 import json
@@ -17,34 +17,34 @@ from uuid import uuid4
 
 from align_iqa_plugin.runtime.errors import reason_of
 
-ATTEMPTS = 3  # with how many workers a row may die before it is given up
+ATTEMPTS = 3  # workers that may die of a row before it is given up
 DIED = f'made its Ray worker die, {ATTEMPTS} times: it may need more memory than there is.'
-"""The reason of a row that is given up."""
+"""The reason for a row that is given up."""
 
 
 class RayUnavailable(Exception):
-    """Ray cannot be used; the message is a sentence that says why, and what to do."""
+    """Ray cannot be used; the message is a sentence with the reason and the way out."""
 
 
 class RayError(Exception):
-    """Ray failed while it was used; the message is a sentence that says why."""
+    """Ray failed while it was in use; the message is a sentence with the reason."""
 
 
 @contextmanager
 def ray_workers(workers: int | None, device: str | None) -> Iterator['Workers']:
-    """Connect to the cluster, or start a local Ray, for as long as the block runs; Ray says nothing meanwhile.
+    """Workers of the cluster, or of a local Ray, as long as the block runs; Ray prints nothing meanwhile.
 
     Args:
-        workers: how many; None for one on each GPU, on each CPU core where there are no GPUs. Where there are more workers
-            than GPUs, several share one; there are never more than CPU cores.
-        device: 'cpu', 'cuda', or None for GPUs where there are some.
+        workers: how many; None: one for each GPU, or for each CPU core if there are no GPUs. More workers than GPUs share them;
+            there are never more workers than CPU cores.
+        device: 'cpu', 'cuda', or None: GPUs if there are any.
 
     Raises:
         RayUnavailable: Ray is not installed, cannot be reached, or lacks the device.
     """
     if device not in (None, 'cpu', 'cuda'):
-        raise RayUnavailable(f"the device '{device}' is not possible with Ray, which hands out the GPUs itself: cpu or cuda.")
-    # The scores are nobody else's business; whoever wants Ray's usage reports has set this variable.
+        raise RayUnavailable(f"unknown device '{device}'; Ray assigns the GPUs itself: choose from cpu, cuda.")
+    # Ray reports its usage to its makers, unless this is 0; whoever wants that has set it.
     os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
     os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
     try:
@@ -55,7 +55,7 @@ def ray_workers(workers: int | None, device: str | None) -> Iterator['Workers']:
     logging.getLogger('ray.data').setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     ours = not ray.is_initialized()
-    # Ray prints what its processes have to say, such as the death of a worker, to stdout, where the results go.
+    # Ray prints messages of its processes, such as the death of a worker, to stdout, where the results go.
     with redirect_stdout(StringIO()):
         try:
             if ours:
@@ -68,7 +68,7 @@ def ray_workers(workers: int | None, device: str | None) -> Iterator['Workers']:
                         log_to_driver=False,
                     )
             resources = ray.cluster_resources()
-        # no cluster at the address, another version there, no room for its files: Ray raises many kinds
+        # no cluster at the address, another version there, no space for its files: Ray raises many kinds
         except Exception as error:
             raise RayUnavailable(f'Ray cannot be started: {reason_of(error)}') from error
         try:
@@ -83,12 +83,12 @@ def ray_workers(workers: int | None, device: str | None) -> Iterator['Workers']:
 
 
 class Workers:
-    """What `ray_workers` gives.
+    """The workers that `ray_workers` gives.
 
     Attributes:
-        device: 'cpu' or 'cuda', for each worker.
-        number: how many there are.
-        resources: of Ray, that each one takes.
+        device: of each worker, 'cpu' or 'cuda'.
+        number: of workers.
+        resources: what each worker takes of Ray's.
     """
 
     def __init__(self, number: int | None, device: str, places: int):
@@ -101,23 +101,24 @@ class Workers:
             self.resources = {'num_cpus': 0, 'num_gpus': 1 / ceil(self.number / places)}
 
     def map(self, model: type, arguments: dict, rows: Sequence, batch_size: int) -> Iterator[list[tuple]]:
-        """Pairs (place in rows, result) in lists, as they come, in no order: each row once, with None if it killed its workers.
+        """Lists of pairs (index in rows, result), as they come, in no order: each row once, with None if it killed its workers.
 
         Args:
-            model: a class; each worker makes one, ``model(**arguments)``, and calls it with a list of rows, for a list of
-                results. Rows and results are what JSON can say.
-            rows: what is to be done.
-            batch_size: how many rows a model is given at a time, at most.
+            model: a class; each worker makes one instance, ``model(**arguments)``, and calls it with a list of rows, for a list
+                of results. Rows and results must be serializable as JSON.
+            arguments: of the class.
+            rows: to be computed.
+            batch_size: of rows that a model is given at a time, at most.
 
         Raises:
-            RayError: the model cannot be made on a worker, or Ray failed.
+            RayError: a worker cannot make the model, the model raised an error, or Ray failed.
         """
         waiting = dict(enumerate(rows))
-        # What did not come back in the company of others is tried alone, so that one poisonous row is given up, not all.
+        # Rows that did not come back together are tried alone, so that only the one that kills its workers is given up.
         for size in (max(1, min(batch_size, len(rows) // (4 * self.number))), 1):
             if waiting:
                 for results in self._stream(model, arguments, waiting, size):
-                    # Ray may, at the death of a machine, compute again what has come already
+                    # when a machine dies, Ray may compute again what has come already
                     yield [(number, result) for number, result in results if waiting.pop(number, None) is not None]
         if waiting:
             yield [(number, None) for number in waiting]
@@ -125,10 +126,10 @@ class Workers:
     def _stream(self, model, arguments, waiting, size) -> Iterator[list[tuple]]:
         import ray
 
-        # as text, since Arrow has neither names that are no valid UTF-8 nor values of several kinds in a column
+        # as JSON: Arrow can hold neither names that are no valid UTF-8 nor values of several types in one column
         items = [{'row': json.dumps(item)} for item in waiting.items()]
         blocks = ceil(len(items) / size)
-        # each worker loads a model: none for which there is no work
+        # each worker loads a model: start none without work
         actors = ray.data.ActorPoolStrategy(size=min(self.number, blocks), max_tasks_in_flight_per_actor=1 if size == 1 else 2)
         dataset = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
             _Worker,
@@ -149,7 +150,13 @@ class Workers:
 
 
 class _Worker:
-    """What runs in each process of Ray. What its model raises is a result without a number, since Ray would bury it in text."""
+    """Runs in each process of Ray. An error of its model becomes a result without an index, since Ray would bury it in text.
+
+    Args:
+        run: a name that no other run has.
+        model: a class, see `Workers.map`.
+        arguments: of the class.
+    """
 
     def __init__(self, run: str, model: Callable, arguments: dict):
         self._run, self._problem = run, None
@@ -162,14 +169,13 @@ class _Worker:
         import numpy as np
 
         numbers, rows = zip(*map(json.loads, batch['row']), strict=True)
+        results = []
         with _attempt(f'{self._run} {numbers[0]} {len(numbers)}') as attempt:
             if self._problem is None and attempt <= ATTEMPTS:
                 try:
                     results = list(zip(numbers, self._model(list(rows)), strict=True))
                 except Exception as error:
                     self._problem = reason_of(error)
-            else:
-                results = []
         if self._problem is not None:
             results = [(None, self._problem)]
         return {'result': np.array([json.dumps(result) for result in results], dtype=object)}
@@ -177,8 +183,8 @@ class _Worker:
 
 @contextmanager
 def _attempt(task: str) -> Iterator[int]:
-    """How often this was begun, this time included; if it was before, by a worker that died of it."""
-    from ray.experimental import internal_kv  # what Ray itself knows of attempts, it does not tell
+    """How many times this task has begun, this time included. Each earlier time, its worker died."""
+    from ray.experimental import internal_kv  # Ray counts attempts, but does not show its count
 
     key = f'align-iqa {task}'.encode()
     attempt = int(internal_kv._internal_kv_get(key) or 0) + 1
@@ -189,7 +195,7 @@ def _attempt(task: str) -> Iterator[int]:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Ray's C++ part writes past Python's stderr."""
+    """Silence stderr for C++ code as well: that part of Ray does not write through Python's `sys.stderr`."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

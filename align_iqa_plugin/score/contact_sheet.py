@@ -1,4 +1,4 @@
-"""Draws scored images on one sheet, best first, so that the eye can judge the scores."""
+"""Draws scored images on a contact sheet, best first, so that the eye can judge the scores."""
 
 from math import sqrt
 from pathlib import Path
@@ -6,11 +6,14 @@ from typing import NamedTuple
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from align_iqa_plugin.data.images import ImageError, read_image
+from align_iqa_plugin.runtime.atomic import atomic_file
+from align_iqa_plugin.score.rows import Row
 
 MAX_TILES = 120
-"""More images than this are thinned out evenly, so that the sheet can still be opened and looked at."""
+"""Of more images, this many are drawn, evenly spaced, so that the sheet can still be opened and looked at."""
 
 SIDE = 224  # of a thumbnail; all lengths here are in pixels of the sheet
 GAP = 24
@@ -18,17 +21,48 @@ CAPTION = 78  # height of the three lines under a thumbnail
 HEADER = 92
 MAX_COLUMNS = 10
 
+SOFTWARE = 'Align-IQA contact sheet'  # stands in the PNG, so that an image of the user is not taken for an earlier sheet
+
 _PAPER, _FRAME, _DARK, _GREY = '#fafaf8', '#e4e4de', '#1c1c1c', '#6e6e6a'
 
 
 class Tile(NamedTuple):
     """One scored image; `mos` and `prompt` where they are known."""
 
-    path: Path
+    path: Path | str  # or its URI
     name: str
     score: float
     mos: float | None = None
     prompt: str | None = None
+
+
+def write_sheet(path: Path, rows: list[Row]) -> str:
+    """Draw the rows that have a score into a PNG file, best first; gives a sentence about what was drawn.
+
+    Raises:
+        ValueError: no row has a score.
+        OSError: the file cannot be written.
+    """
+    tiles = [Tile(row.path, row.image, row.score, row.mos, row.prompt) for row in rows if row.score is not None]
+    if not tiles:
+        raise ValueError('No contact sheet was drawn: no image has a score.')
+    info = PngInfo()
+    info.add_text('Software', SOFTWARE)
+    tiles.sort(key=lambda tile: -tile.score)
+    sheet = draw_sheet(tiles, without_score=len(rows) - len(tiles))
+    with atomic_file(path) as part:
+        sheet.save(part, format='PNG', pnginfo=info)
+    drawn = f' ({MAX_TILES} of {len(tiles)} images)' if len(tiles) > MAX_TILES else ''
+    return f'Contact sheet drawn: {path}{drawn}.'
+
+
+def is_contact_sheet(path: Path) -> bool:
+    """Whether `write_sheet` has written this file."""
+    try:
+        with Image.open(path, formats=('PNG',)) as image:
+            return image.info.get('Software') == SOFTWARE
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def draw_sheet(tiles: list[Tile], *, without_score: int = 0) -> Image.Image:
@@ -85,7 +119,7 @@ def _draw_tile(sheet: Image.Image, tile: Tile, rank: int, left: int, top: int) -
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int, *, keep_end: bool = False) -> str:
-    """Cut to `width`: the end of a prompt goes first, but of a file's name the middle, since its end tells most."""
+    """Cut to `width`: a prompt at its end, but a file's name in the middle, because its end tells most."""
     text = whole = ' '.join(text.split())
     kept = min(len(whole), width)  # no letter is narrower than a pixel
     while font.getlength(text) > width:

@@ -9,52 +9,59 @@
 
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from itertools import groupby
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
 from align_iqa_plugin.data.images import MAX_KEPT_PIXELS, ImageError, batches_of_one_size, read_image
 from align_iqa_plugin.runtime.errors import reason_of
 
 Metric = Callable[[torch.Tensor, list[str] | None], Sequence[float]]
-"""``metric(images, prompts)``: images (n, 3, h, w) of floats in [0, 1], on the scorer's device; n prompts, or None; n scores."""
+"""``metric(images, prompts)`` gives n scores; images (n, 3, h, w) in [0, 1] are on the scorer's device, prompts n or None."""
 
 FEW = 32
 """Up to this many images are decoded in the process itself: to start workers would take longer than they save."""
 
 DIED = 'makes the process that decodes it die.'
-"""The reason of an image that ends its decoding process, whether by a fault in a decoder or because memory runs out."""
+"""The reason of an image that ends its decoding process, whether a decoder crashes or memory runs out."""
 
 
-class Decoded(NamedTuple):
-    """An image as it was read; without pixels, `reason` says why."""
+@dataclass(frozen=True)
+class Decoded:
+    """An image as it was read; if it has no pixels, `reason` says why."""
 
-    pixels: np.ndarray | None  # (h, w, 3), 8 bits
+    pixels: np.ndarray | None = None  # (h, w, 3), 8 bits
     full_size: tuple[int, int] | None = None  # width and height in the file; `pixels` of a huge image are averaged down
     seconds: float | None = None  # that reading took
     reason: str = ''
 
 
-class Picture(NamedTuple):
+@dataclass(frozen=True)
+class Picture:
     """An image to be scored with a prompt (None or '': without one)."""
 
     index: int  # in the list that `score_images` is given
     prompt: str | None
-    decoded: Decoded
+    pixels: np.ndarray  # (h, w, 3), 8 bits
+    decoded: Decoded  # without pixels
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the pixels."""
-        return self.decoded.pixels.shape[:2]
+        height, width, _ = self.pixels.shape
+        return height, width
 
 
-class Result(NamedTuple):
+@dataclass(frozen=True)
+class Result:
     """The score of an image, or the reason why it has none."""
 
     index: int  # in the list that `score_images` is given
@@ -62,7 +69,7 @@ class Result(NamedTuple):
     reason: str = ''
     seconds: float | None = None  # its share of the time that its batch took; None for the first batch, which warms up
     batch_size: int = 0  # images that were scored together with it, itself included
-    decoded: Decoded = Decoded(None)  # its size, and what reading took; without pixels
+    decoded: Decoded = Decoded()  # its size, and what reading took; without pixels
 
 
 class BatchScorer:
@@ -108,18 +115,22 @@ class BatchScorer:
             share = seconds / len(pictures) if self.warm else None
             self.warm = True
             for picture, score in zip(pictures, scores, strict=True):
-                yield _result(picture, score, share, len(pictures))
+                if isfinite(score):
+                    yield Result(picture.index, score, '', share, len(pictures), picture.decoded)
+                else:
+                    yield Result(picture.index, None, f'got the score {score}.', decoded=picture.decoded)
             return
         # Only here, after the except block, are the exception and the memory that its traceback holds gone.
         self.free()
         if len(pictures) == 1:
-            yield _failure(pictures[0], reason)
+            yield Result(pictures[0].index, None, reason, decoded=pictures[0].decoded)
             return
-        size = len(pictures) // 2 if out_of_memory else 1
         if out_of_memory:
-            self.most_pixels = pictures[0].size[0] * pictures[0].size[1] * size
-        for start in range(0, len(pictures), size):
-            yield from self.attempt(pictures[start : start + size])
+            self.most_pixels = pictures[0].size[0] * pictures[0].size[1] * (len(pictures) // 2)
+        while pictures:
+            count = self.fitting(pictures) if out_of_memory else 1
+            yield from self.attempt(pictures[:count])
+            pictures = pictures[count:]
 
     def run(self, pictures: Sequence[Picture]) -> tuple[list[float], float]:
         """The scores of the pictures, and the seconds that they took together.
@@ -127,8 +138,8 @@ class BatchScorer:
         Raises:
             Exception: whatever the metric raises, and ValueError if it gives another number of scores.
         """
-        batch = torch.from_numpy(np.stack([picture.decoded.pixels for picture in pictures])).permute(0, 3, 1, 2)
-        prompts = [picture.prompt for picture in pictures] if pictures[0].prompt else None
+        batch = torch.from_numpy(np.stack([picture.pixels for picture in pictures])).permute(0, 3, 1, 2)
+        prompts = [picture.prompt or '' for picture in pictures] if pictures[0].prompt else None
         self.wait()
         start = time.perf_counter()
         scores = self.metric(batch.to(self.device) / 255, prompts)
@@ -170,13 +181,13 @@ def score_images(
     def pictures() -> Iterator[tuple[tuple[int, int], Picture]]:
         files = [(path, [index for index, _ in group]) for path, group in groupby(enumerate(images), lambda each: each[1][0])]
         for (_, indices), decoded in zip(files, decode([path for path, _ in files], workers), strict=True):
-            if decoded.pixels is not None and min(decoded.pixels.shape[:2]) < minimum_side:
-                decoded = decoded._replace(pixels=None, reason=_too_small(decoded, minimum_side))
+            pixels, decoded = decoded.pixels, replace(decoded, pixels=None)
+            reason = decoded.reason if pixels is None else _too_small(pixels, decoded, minimum_side)
             for index in indices:
-                picture = Picture(index, images[index][1], decoded)
-                if decoded.pixels is None:
-                    failures.append(_failure(picture, decoded.reason))
+                if pixels is None or reason:
+                    failures.append(Result(index, None, reason, decoded=decoded))
                 else:
+                    picture = Picture(index, images[index][1], pixels, decoded)
                     yield picture.size, picture
 
     for batch in batches_of_one_size(pictures(), batch_size):
@@ -195,47 +206,44 @@ def decode(paths: Sequence[str | Path], workers: int = 0) -> Iterator[Decoded]:
         paths: of the images, or their URIs.
         workers: processes that decode; 0 for none, and few images are decoded without them.
     """
-    workers = workers if len(paths) > FEW else 0
-    done, alone = 0, 0  # of the next images, how many are decoded by one worker, one by one
+    if not workers or len(paths) <= FEW:
+        yield from map(_read, paths)
+        return
+    done, alone = 0, 0  # alone: how many of the next images a single process decodes
     while done < len(paths):
-        end = done + alone if alone else len(paths)
-        loader = DataLoader(
-            _Files(paths[done:end]),
-            batch_size=None,
-            collate_fn=_unchanged,
-            num_workers=1 if alone else workers,
-            prefetch_factor=1 if alone else 2 if workers else None,
-            worker_init_fn=_ignore_interrupts,
-        )
-        try:
-            for decoded in loader:
-                yield decoded
-                done += 1
-            alone = 0
-        except RuntimeError as error:
-            if 'DataLoader worker' not in str(error):
-                raise
-            # One worker holds one image at a time: which one made it die is certain. Of several workers it is not.
-            if alone:
-                yield Decoded(None, reason=DIED)
-                done += 1
-            alone = min(2 * workers, len(paths) - done)
+        part = paths[done : done + alone] if alone else paths[done:]
+        with ProcessPoolExecutor(1 if alone else workers, initializer=_ignore_interrupts) as pool:
+            try:
+                for decoded in _read_in(pool, part, ahead=1 if alone else 2 * workers):
+                    yield decoded
+                    done += 1
+                alone = 0
+                continue
+            except BrokenProcessPool:
+                died = alone > 0  # a single process has one image at a time: the next one made it die
+        if died:
+            yield Decoded(reason=DIED)
+            done += 1
+        alone = 2 * workers  # the image is among those that the processes had
 
 
-class _Files(Dataset):
-    def __init__(self, paths: Sequence[str | Path]):
-        self.paths = paths
+def _read_in(pool: ProcessPoolExecutor, paths: Iterable[str | Path], ahead: int) -> Iterator[Decoded]:
+    waiting = deque()
+    for path in paths:
+        waiting.append(pool.submit(_read, path))
+        if len(waiting) == ahead:
+            yield waiting.popleft().result()
+    for future in waiting:
+        yield future.result()
 
-    def __len__(self):
-        return len(self.paths)
 
-    def __getitem__(self, index: int) -> Decoded:
-        path, start = self.paths[index], time.perf_counter()
-        try:
-            image = read_image(path)
-        except ImageError as error:
-            return Decoded(None, reason=str(error).removeprefix(f"'{path}' "))
-        return Decoded(np.array(image), image.info['full_size'], time.perf_counter() - start)
+def _read(path: str | Path) -> Decoded:
+    start = time.perf_counter()
+    try:
+        image = read_image(path)
+    except ImageError as error:
+        return Decoded(reason=str(error).removeprefix(f"'{path}' "))
+    return Decoded(np.array(image), image.info['full_size'], time.perf_counter() - start)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -246,28 +254,18 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and ('out of memory' in text or 'not enough memory' in text)
 
 
-def _result(picture: Picture, score: float, seconds: float | None, batch_size: int) -> Result:
-    if not isfinite(score):
-        return _failure(picture, f'got the score {score}.')
-    return Result(picture.index, score, '', seconds, batch_size, picture.decoded._replace(pixels=None))
-
-
-def _failure(picture: Picture, reason: str) -> Result:
-    return Result(picture.index, None, reason, decoded=picture.decoded._replace(pixels=None))
-
-
-def _too_small(decoded: Decoded, minimum_side: int) -> str:
-    height, width = decoded.pixels.shape[:2]
-    size = '{:,} x {:,}'.format(*decoded.full_size)
-    if decoded.full_size != (width, height):
+def _too_small(pixels: np.ndarray, decoded: Decoded, minimum_side: int) -> str:
+    """The reason why an image cannot be scored; '' if it is large enough."""
+    height, width, _ = pixels.shape
+    if min(height, width) >= minimum_side:
+        return ''
+    full_width, full_height = decoded.full_size or (width, height)
+    size = f'{full_width:,} x {full_height:,}'
+    if (full_width, full_height) != (width, height):
         size += f', which is averaged down to {width:,} x {height:,}'
     return f'is {size} pixels; the network needs at least {minimum_side} on each side.'
 
 
-def _unchanged(sample):
-    return sample
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches the workers of the terminal's process too; only the command itself is to stop them."""
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches all processes of the terminal; only the command itself is to stop them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

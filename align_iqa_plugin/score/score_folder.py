@@ -1,17 +1,24 @@
-"""A folder of Parquet files with scores that is its own manifest: what stands there with a score is not computed again.
+"""A folder of Parquet files that holds scores while they are computed: an image that has a score there is not scored again.
 
-Each file appears whole, with the columns image, prompt, score, width, height and error; texts that are not known and
-numbers of failed images are null. A row is found again by its image (path or address) and prompt. The weights and the
-version of this package that the scores come from are kept with them, and one folder holds the scores of one of those.
+Each file appears whole or not at all, with the columns image, prompt, score, width, height and error; unknown prompts, and the
+numbers of images that failed, are null. A row is found again by its image (absolute path or URI) and prompt. The files also
+name the weights and the version of this package that the scores come from: a folder holds the scores of one of those.
 """
 
-import os
-from collections.abc import Iterable, Mapping
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow
 from filelock import FileLock, Timeout
 from pyarrow import parquet
+
+from align_iqa_plugin.runtime.atomic import atomic_file
+from align_iqa_plugin.score.rows import Engine, Row
+
+FILE_ROWS, FILE_SECONDS = 10_000, 20  # a file is written when it has these, or after that time
 
 _KINDS = {
     'image': pyarrow.string(),
@@ -24,14 +31,14 @@ _KINDS = {
 
 
 class ScoreFolder:
-    """The folder, created where there is none, and held by one process at a time.
+    """The folder, created where there is none, and used by one process at a time.
 
     Args:
         path: the folder.
         origin: weights and version that the scores come from.
 
     Raises:
-        ValueError: the folder is no such one, is of another origin, is in use, or cannot be read; the message says which.
+        ValueError: the folder holds something else, is of another origin, is in use, or cannot be read; the message says which.
     """
 
     def __init__(self, path: Path, origin: str):
@@ -43,24 +50,26 @@ class ScoreFolder:
             files = sorted(path.glob('*.parquet'))
             schemas = {file: parquet.read_schema(file) for file in files}
         except Timeout as error:
-            raise ValueError(f"another command is writing into '{path}'; wait for it, or choose another folder.") from error
+            raise ValueError(f"another command is writing into '{path}'; wait for it, or choose another output.") from error
         except (OSError, pyarrow.ArrowException) as error:
             raise ValueError(f"'{path}' cannot be used: {' '.join(str(error).split())}.") from error
         self.schema = pyarrow.schema(_KINDS.items(), metadata={'origin': origin})
         for file, schema in schemas.items():
             if not schema.equals(self.schema):
-                raise ValueError(f"'{file}' holds no scores of `align-iqa score`; choose another folder.")
+                raise ValueError(f"'{file}' holds no scores of `align-iqa score`; choose another output.")
             if (schema.metadata or {}).get(b'origin') != origin.encode():
-                raise ValueError(f"'{path}' holds scores of other weights or of another version; choose another folder.")
+                raise ValueError(
+                    f"'{path}' holds scores of other weights or of another version; delete it, or choose another output."
+                )
         numbers = [file.stem.removeprefix('part-') for file in files]
         self._next = 1 + max((int(number) for number in numbers if number.isdecimal()), default=-1)
 
     def close(self) -> None:
-        """Let another process have the folder."""
+        """Let another process use the folder."""
         self._lock.release()
 
     def read_scored(self, images: Iterable[str]) -> dict[tuple[str, str | None], dict]:
-        """The rows that have a score, by image and prompt; rows of these images without a score are taken out of the folder."""
+        """The rows that have a score, by image and prompt; rows of these images without a score are removed from the folder."""
         images, scored = set(images), {}
         for file in sorted(self.path.glob('*.parquet')):
             rows = parquet.read_table(file).to_pylist()
@@ -72,16 +81,68 @@ class ScoreFolder:
                 self._replace(file, kept)
         return scored
 
+    def fill(self, rows: list[Row]) -> int:
+        """Give each row the score that it has in the folder; gives how many had one."""
+        scored = self.read_scored(row.key[0] for row in rows)
+        found = 0
+        for row in rows:
+            if not row.error and (known := scored.get(row.key)):
+                row.score, row.width, row.height = known['score'], known['width'], known['height']
+                found += 1
+        return found
+
     def add(self, rows: list[Mapping]) -> None:
         """Put these rows into the folder, all at once."""
         if rows:
             self._replace(self.path / f'part-{self._next:06}.parquet', rows)
             self._next += 1
 
+    @property
+    def is_empty(self) -> bool:
+        return not any(self.path.glob('*.parquet'))
+
+    def remove(self) -> None:
+        """Delete the folder with its scores, unless another process uses it by now."""
+        with suppress(Timeout), self._lock.acquire(timeout=0):
+            for file in self.path.glob('*.parquet'):
+                file.unlink()
+            self._lock.release()
+            shutil.rmtree(self.path)
+
     def _replace(self, file: Path, rows: list[Mapping]) -> None:
-        unfinished = file.with_name(f'.{file.name}.unfinished')
-        try:
-            parquet.write_table(pyarrow.Table.from_pylist(rows, self.schema), unfinished)
-            os.replace(unfinished, file)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with atomic_file(file) as part:
+            parquet.write_table(pyarrow.Table.from_pylist(rows, self.schema), part)
+
+
+def score_remaining(rows: list[Row], engine: Engine, folder: ScoreFolder | None, advance: Callable[[], None]) -> None:
+    """Score the rows that have no score, and put them into the folder while they come.
+
+    Args:
+        rows: each gets a score or an error.
+        engine: scores them.
+        folder: None: the scores are only given to the rows.
+        advance: is called for each row that is done.
+
+    Raises:
+        OSError: the folder cannot be written, for example because the disk is full.
+    """
+    unsaved = [row for row in rows if row.error]
+    for row in rows:
+        if row.done:
+            advance()
+
+    def save() -> None:
+        if folder:
+            folder.add([{**vars(row), **dict(zip(('image', 'prompt'), row.key, strict=True))} for row in unsaved])
+        unsaved.clear()
+
+    saved = time.monotonic()
+    try:
+        for row in engine([row for row in rows if not row.done]):
+            unsaved.append(row)
+            advance()
+            if len(unsaved) >= FILE_ROWS or time.monotonic() - saved > FILE_SECONDS:
+                save()
+                saved = time.monotonic()
+    finally:
+        save()

@@ -1,4 +1,4 @@
-"""`--engine ray`, on a local Ray of two workers: every image exactly once, with the local engine's score, whoever dies."""
+"""`--engine ray` on a local Ray of two workers: each image exactly once, with the local score, whichever worker dies."""
 
 import contextlib
 import os
@@ -8,32 +8,27 @@ import sys
 import threading
 import time
 from collections import Counter
-from importlib import import_module
 
 import pandas as pd
 import pytest
 import torch
-import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from align_iqa_plugin.cli.compare import ManyValues, compare
-from align_iqa_plugin.cli.score import score_rows
+from align_iqa_plugin.cli import app
 from align_iqa_plugin.compare import run as comparison
 from align_iqa_plugin.compare.metrics import Metric
 from align_iqa_plugin.runtime.ray_workers import RayError, RayUnavailable, Workers, ray_workers
-
-command = import_module('align_iqa_plugin.cli.score')
-app = typer.Typer()
-app.command('score')(command.score)
-app.command('compare', cls=ManyValues)(compare)
+from align_iqa_plugin.score import score_folder
+from align_iqa_plugin.score.metric import load_metric
+from align_iqa_plugin.score.rows import Row, score_rows
 
 
 @pytest.fixture(scope='module')
 def local_ray():
-    """A local Ray with room for two workers, for all tests here: each start of one takes seconds.
+    """A local Ray with room for two workers, started once for all tests here, since that takes seconds.
 
-    It believes in a GPU, which only workers that compute nothing on it may be given.
+    It pretends to have a GPU, which only workers that compute nothing there may be given.
     """
     ray = pytest.importorskip('ray', reason='--engine ray needs ray[data]')
     pytest.importorskip('ray.data', reason='--engine ray needs ray[data]')
@@ -53,7 +48,7 @@ def run(*arguments):
 
 @contextlib.contextmanager
 def one_worker_killed(begun):
-    """Kills the busiest worker as soon as `begun` says that there are results; gives the list of whom it killed."""
+    """Kills the busiest worker as soon as `begun` says that there are results; gives the list of those killed."""
     import psutil
 
     killed, over = [], threading.Event()
@@ -90,7 +85,7 @@ def rows_in(folder):
 
 
 def test_score_survives_a_killed_worker_and_goes_on_where_it_was(local_ray, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, 'FILE_SECONDS', 0)
+    monkeypatch.setattr(score_folder, 'FILE_SECONDS', 0)
     pictures, output = tmp_path / 'pictures', tmp_path / 'scores'
     pictures.mkdir()
     for i in range(24):
@@ -116,10 +111,10 @@ def test_score_survives_a_killed_worker_and_goes_on_where_it_was(local_ray, tmp_
     assert 'not a picture' in failed[str(pictures / 'broken.png')]
     assert failed['file:///nowhere/x.png'].startswith('cannot be read: ')
 
-    here = [command.Row(row.image, row.image, row.prompt) for row in rows.itertuples() if row.score == row.score][-8:]
+    here = [Row(row.image, row.image, row.prompt) for row in rows.itertuples() if row.score == row.score][-8:]
     for row in here:
         row.prompt = row.prompt if isinstance(row.prompt, str) else None
-    score_rows(command.load_metric('cpu', None), here, 16, lambda: None)
+    list(score_rows(load_metric('cpu', None), here, batch_size=16))
     scores = rows.set_index(['image', 'prompt'])['score']
     for row in here:
         assert scores[row.image, row.prompt or float('nan')] == pytest.approx(row.score, rel=1e-4)
@@ -180,26 +175,26 @@ def test_compare_survives_a_killed_worker(local_ray, tiny_images, tmp_path, monk
         (score,) = metric(pixels.view(1, 64, 64, 3).permute(0, 3, 1, 2) / 255, [row.prompt])
         assert row.score == pytest.approx(score, rel=1e-4)
 
-    def refuse_to_compute(*arguments):
+    def fail_to_compute(*arguments):
         raise AssertionError('a score that is in the store is computed again')
 
-    monkeypatch.setattr('align_iqa_plugin.runtime.ray_workers.Workers._stream', refuse_to_compute)
+    monkeypatch.setattr('align_iqa_plugin.runtime.ray_workers.Workers._stream', fail_to_compute)
     result = run('compare', '-m', 'align_iqa', '-d', table, '--out', out, '--engine', 'ray', '--device', 'cpu')
     assert '24 of 25 scores' in result.stderr, result.output
 
 
 class Doubling:
-    """A model for the workers: twice the number; 7 kills its worker whenever it comes, 3 the first time, and 5 is refused."""
+    """A model for the workers: twice the number; 7 always kills its worker, 3 the first time, and 5 may be an error."""
 
-    def __init__(self, mark, refusing):
-        self.mark, self.refusing = mark, refusing
+    def __init__(self, mark, failing):
+        self.mark, self.failing = mark, failing
 
     def __call__(self, rows):
         time.sleep(0.05)
         if 7 in rows or 3 in rows and not os.path.exists(self.mark):
             with open(self.mark, 'w'):
                 os.kill(os.getpid(), signal.SIGKILL)
-        if self.refusing and 5 in rows:
+        if self.failing and 5 in rows:
             raise ValueError('no fives')
         return [2 * row for row in rows]
 
@@ -217,13 +212,13 @@ def by_value():
 def test_a_row_that_kills_each_worker_is_given_up_alone(local_ray, by_value, tmp_path):
     with ray_workers(2, None) as team:
         assert (team.device, team.resources['num_gpus']) == ('cuda', 1 / 2)
-        arguments = {'mark': str(tmp_path / 'mark'), 'refusing': False}
+        arguments = {'mark': str(tmp_path / 'mark'), 'failing': False}
         results = [pair for part in team.map(Doubling, arguments, range(24), 4) for pair in part]
     assert sorted(results) == [(number, None if number == 7 else 2 * number) for number in range(24)]
 
 
 def test_what_a_model_raises_reaches_the_command(local_ray, by_value, tmp_path):
-    arguments = {'mark': str(tmp_path / 'mark'), 'refusing': True}
+    arguments = {'mark': str(tmp_path / 'mark'), 'failing': True}
     with ray_workers(2, 'cpu') as team:
         with pytest.raises(RayError, match='a worker of Ray failed: ValueError: no fives'):
             list(team.map(Doubling, arguments, [5], 4))
@@ -231,9 +226,9 @@ def test_what_a_model_raises_reaches_the_command(local_ray, by_value, tmp_path):
             list(team.map(Doubling, {**arguments, 'unknown': 1}, [1], 4))
 
 
-def test_a_device_that_ray_has_not_is_refused(local_ray, monkeypatch):
+def test_a_device_that_ray_lacks_is_an_error(local_ray, monkeypatch):
     monkeypatch.setattr(local_ray, 'cluster_resources', lambda: {'CPU': 2.0})
-    for device, reason in (('cuda', 'no GPU'), ('cuda:1', 'cpu or cuda')):
+    for device, reason in (('cuda', 'no GPU'), ('cuda:1', 'choose from cpu, cuda')):
         with pytest.raises(RayUnavailable, match=reason), ray_workers(1, device):
             pass
 
@@ -256,19 +251,3 @@ def test_without_ray_a_sentence_says_what_to_install(command_line, tmp_path, mon
     result = run(*command_line, '--engine', 'ray')
     assert result.exit_code == 2
     assert "pip install 'align-iqa-plugin[ray]'" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ('options', 'reason'),
-    [
-        (['--engine', 'rays'], 'possible are: local, ray'),
-        (['--workers', '2'], '--workers is for --engine ray'),
-        (['--engine', 'ray', '--output', 'a.csv'], 'must be a folder'),
-        (['--engine', 'ray', '--output', 'none/a'], 'create it first'),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(options, reason, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    result = run('score', '--samples', *options)
-    assert result.exit_code == 2
-    assert reason in result.stderr

@@ -1,11 +1,14 @@
 """A folder of scores: each image once, files whole, and nothing mixed that does not belong together."""
 
 import threading
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from align_iqa_plugin.score.score_folder import ScoreFolder
+from align_iqa_plugin.score import score_folder
+from align_iqa_plugin.score.rows import Row
+from align_iqa_plugin.score.score_folder import ScoreFolder, score_remaining
 
 
 def row(image, score, prompt=None, error=''):
@@ -72,7 +75,7 @@ def test_scores_of_other_weights_are_not_mixed(folder):
 
 
 @pytest.mark.parametrize('write', [lambda file: pd.DataFrame({'x': [1]}).to_parquet(file), lambda file: file.write_text('no')])
-def test_a_folder_of_other_files_is_refused(tmp_path, write):
+def test_a_folder_of_other_files_is_an_error(tmp_path, write):
     write(tmp_path / 'other.parquet')
     with pytest.raises(ValueError, match='scores|cannot be used'):
         ScoreFolder(tmp_path, 'weights 1')
@@ -91,3 +94,69 @@ def test_two_commands_do_not_share_a_folder(folder, tmp_path):
     thread = threading.Thread(target=other)
     thread.start(), thread.join()
     assert len(problems) == 1 and 'another command' in problems[0]
+
+
+# Rows, scored and kept while they come
+
+
+def rows_of(*names):
+    return [Row(name, Path(name)) for name in names]
+
+
+class Engine:
+    """Scores each row with 1, and remembers which; before `stop` it raises KeyboardInterrupt."""
+
+    def __init__(self, stop=None):
+        self.seen, self.stop = [], stop
+
+    def __call__(self, rows):
+        for row in rows:
+            if row.image == self.stop:
+                raise KeyboardInterrupt
+            self.seen.append(row.image)
+            row.score, row.error = (None, 'is damaged.') if 'bad' in row.image else (1.0, '')
+            yield row
+
+
+@pytest.mark.parametrize('seconds', [0, 1000])
+def test_what_is_scored_before_a_stop_is_kept_and_not_scored_again(folder, monkeypatch, seconds):
+    monkeypatch.setattr(score_folder, 'FILE_SECONDS', seconds)
+    first, second, names = Engine(stop='c'), Engine(), ('a', 'bad', 'b', 'c')
+    rows, done = rows_of(*names), []
+    with pytest.raises(KeyboardInterrupt):
+        score_remaining(rows, first, folder(), lambda: done.append(1))
+    assert len(done) == 3
+    rows, again = rows_of(*names), folder()
+    assert again.fill(rows) == 2
+    score_remaining(rows, second, again, lambda: None)
+    assert second.seen == ['bad', 'c']
+    assert [row.score for row in rows] == [1.0, None, 1.0, 1.0]
+    assert len(again.read_scored([])) == 3
+
+
+def test_what_failed_before_scoring_is_kept_too(folder, tmp_path):
+    rows = [Row('*.gif', Path('*.gif'), error='matches no file.'), *rows_of('a')]
+    engine = Engine()
+    score_remaining(rows, engine, folder(), lambda: None)
+    assert engine.seen == ['a'] and len(images(tmp_path)) == 2
+
+
+def test_without_a_folder_the_rows_alone_have_the_scores():
+    rows = rows_of('a', 'b')
+    score_remaining(rows, Engine(), None, lambda: None)
+    assert [row.score for row in rows] == [1.0, 1.0]
+
+
+def test_a_full_disk_is_raised(folder, monkeypatch):
+    opened = folder()
+    monkeypatch.setattr('os.replace', lambda *_: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    with pytest.raises(OSError, match='No space left'):
+        score_remaining(rows_of('a'), Engine(), opened, lambda: None)
+    assert opened.is_empty
+
+
+def test_a_removed_folder_is_gone(folder, tmp_path):
+    opened = folder()
+    opened.add([row('a', 1.0)])
+    opened.remove()
+    assert not (tmp_path / 'scores').exists()

@@ -1,0 +1,110 @@
+"""Matches prompts to images: one prompt for all, or a CSV that names the images."""
+
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from align_iqa_plugin.data.uris import is_uri
+from align_iqa_plugin.score.rows import Row
+
+Parts = tuple[str, ...]
+"""The folders and the name of an image: ('a', 'b.png') for a/b.png."""
+
+
+def add_prompts(rows: list[Row], prompt: str | None, file: Path | None) -> list[str]:
+    """Give each row the prompt, or its prompt from the file; gives sentences about what was left out.
+
+    Raises:
+        ValueError: the file cannot be used, or the rows have prompts already, from an image table.
+    """
+    if prompt is None and file is None:
+        return []
+    if any(row.prompt is not None for row in rows):
+        raise ValueError('the image table brings prompts of its own; leave out --prompt and --prompts.')
+    if file is not None:
+        return match_prompts(rows, file)
+    for row in rows:
+        row.prompt = prompt
+    return []
+
+
+def match_prompts(rows: list[Row], file: Path) -> list[str]:
+    """Give each row its prompt from a CSV; a row without exactly one prompt gets an error.
+
+    A name in the CSV fits the images whose path ends with it, folder by folder: ``b.png`` and ``a/b.png`` both fit
+    ``x/a/b.png``, and the longer one wins. A name that fits two images of the list is ambiguous for both.
+
+    Returns:
+        Sentences about names that fit no image.
+
+    Raises:
+        ValueError: the file cannot be used; the message names the row.
+    """
+    prompts_of: dict[Parts, set[str]] = {}
+    for parts, prompt in _read_prompts(file):
+        prompts_of.setdefault(parts, set()).add(prompt)
+    rows_of: dict[Parts, list[Row]] = {}
+    for row in rows:
+        name = next((ending for ending in _endings(row) if ending in prompts_of), None)
+        if name is not None:
+            rows_of.setdefault(name, []).append(row)
+        elif not row.error:
+            row.error = f"has no prompt: no name in '{file}' fits it."
+    for name, fitting in rows_of.items():
+        prompts = prompts_of[name]
+        problem = _problem('/'.join(name), file, len(fitting), prompts)
+        for row in fitting:
+            if problem:
+                row.error = row.error or problem
+            else:
+                (row.prompt,) = prompts
+    unused = ['/'.join(name) for name in prompts_of if name not in rows_of]
+    if not unused:
+        return []
+    return [f"{len(unused)} names in '{file}' fit none of the images: {', '.join(unused[:3])}{', ...' * (len(unused) > 3)}"]
+
+
+def _endings(row: Row) -> Iterator[Parts]:
+    """The path of a row's image without its first folder, its first two folders ...: what a name may fit."""
+    path = str(row.path) if is_uri(row.path) else Path(os.path.abspath(row.path)).as_posix()
+    parts = PurePosixPath(path).parts
+    return (parts[start:] for start in range(len(parts)))
+
+
+def _problem(name: str, file: Path, images: int, prompts: set[str]) -> str:
+    if images > 1:
+        return f"has no clear prompt: '{name}' in '{file}' fits {images} of the images; write it with its folder there."
+    if len(prompts) > 1:
+        return f"has no clear prompt: '{name}' stands in '{file}' with {len(prompts)} different ones."
+    if not all(prompt.strip() for prompt in prompts):
+        return f"has no prompt: '{name}' stands in '{file}' with an empty one."
+    return ''
+
+
+def _read_prompts(file: Path) -> Iterator[tuple[Parts, str]]:
+    """Image and prompt of each row. Reads CSV itself until data/tables.py, the one reader of tables, is there."""
+    try:
+        with open(file, encoding='utf-8-sig', newline='') as opened:
+            reader = csv.DictReader(opened, strict=True)
+            columns = reader.fieldnames or []
+            name = 'image' if 'image' in columns else 'name'
+            if name not in columns or 'prompt' not in columns:
+                found = ', '.join(columns) or 'none'
+                raise ValueError(f"'{file}' needs the columns image (or name) and prompt; it has: {found}.")
+            for number, cells in enumerate(reader, 2):
+                if None in cells or None in cells.values():
+                    raise ValueError(f"row {number} of '{file}' does not have {len(columns)} cells; quote its commas.")
+                yield _parts(cells[name], f"row {number} of '{file}'"), cells['prompt']
+    except OSError as error:
+        raise ValueError(f"the prompts '{file}' cannot be read: {error.strerror}.") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"the prompts '{file}' are not a CSV in UTF-8: {error}.") from error
+
+
+def _parts(image: str, place: str) -> Parts:
+    # '../images/a.png' is relative to the folder of the CSV: what follows the dots is what can match.
+    parts = tuple(part for part in PurePosixPath(image.strip().replace('\\', '/')).parts if part != '..')
+    if not parts:
+        raise ValueError(f'{place} names no image.')
+    return parts

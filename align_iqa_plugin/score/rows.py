@@ -1,0 +1,55 @@
+"""A row for each image that `align-iqa score` was asked to score."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from align_iqa_plugin.data.uris import is_uri
+
+
+@dataclass
+class Row:
+    """An image: found, then scored or failed (`error` says why)."""
+
+    image: str  # as the user named it, or as it was found
+    path: Path | str  # a URI is a text
+    prompt: str | None = None
+    mos: float | None = None
+    score: float | None = None
+    width: int | None = None
+    height: int | None = None
+    error: str = ''
+
+    @property
+    def key(self) -> tuple[str, str | None]:
+        """What tells rows apart, wherever the command is given: absolute path or URI, and prompt, both as valid UTF-8."""
+        place = str(self.path) if is_uri(self.path) else os.path.abspath(self.path)
+        return utf8(place), None if self.prompt is None else utf8(self.prompt)
+
+    @property
+    def done(self) -> bool:
+        return self.score is not None or self.error != ''
+
+
+Engine = Callable[[list[Row]], Iterator[Row]]
+"""Gives each row its score or its error, and gives it out as soon as it has one, in no order."""
+
+
+def utf8(text: str) -> str:
+    """As valid UTF-8: a file's name need not be it, but what is written must be."""
+    return text.encode('utf-8', 'backslashreplace').decode()
+
+
+def score_rows(metric, rows: list[Row], *, batch_size: int) -> Iterator[Row]:
+    """Score rows in this process: an `Engine`, once metric (see `metric.py`) and batch size are given."""
+    from align_iqa_plugin.archs.align_iqa_arch import MINIMUM_SIDE
+    from align_iqa_plugin.score.run import BatchScorer, score_images
+
+    scorer = BatchScorer(metric, metric.device)
+    images = [(row.path, row.prompt) for row in rows]
+    for result in score_images(images, scorer, batch_size=batch_size, minimum_side=MINIMUM_SIDE):
+        row = rows[result.index]
+        row.score, row.error = result.score, result.reason
+        row.width, row.height = result.decoded.full_size or (None, None)
+        yield row

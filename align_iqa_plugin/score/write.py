@@ -1,0 +1,96 @@
+"""Writes scored rows to a CSV, JSON or Parquet file, and prints them."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+from align_iqa_plugin.runtime.atomic import atomic_file
+from align_iqa_plugin.score.rows import Row, utf8
+
+OUTPUT_ENDINGS = ('.csv', '.json', '.parquet')
+TABLE_ROWS, TABLE_ERRORS = 40, 10  # more are printed only where no output takes them
+
+
+def write_rows(file: Path, rows: list[Row], *, with_prompt: bool, with_mos: bool) -> str:
+    """Write all rows to a .csv, .json or .parquet file, which appears whole or not at all; gives a sentence that says so.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    columns = ['image', 'score', *['mos'] * with_mos, *['prompt'] * with_prompt, 'width', 'height', 'error']
+    records = [{column: _valid(getattr(row, column)) for column in columns} for row in rows]
+    with atomic_file(file) as part:
+        if file.suffix.lower() == '.parquet':
+            import pyarrow
+            from pyarrow import parquet
+
+            kinds = {'score': pyarrow.float64(), 'mos': pyarrow.float64(), 'width': pyarrow.int64(), 'height': pyarrow.int64()}
+            schema = pyarrow.schema([(column, kinds.get(column, pyarrow.string())) for column in columns])
+            parquet.write_table(pyarrow.Table.from_pylist(records, schema), part)
+        elif file.suffix.lower() == '.json':
+            text = json.dumps(records, allow_nan=False, ensure_ascii=False, indent=1)
+            part.write_text(text + '\n', encoding='utf-8')
+        else:
+            with open(part, 'w', encoding='utf-8', newline='') as opened:
+                writer = csv.DictWriter(opened, columns, lineterminator='\n')
+                writer.writeheader()
+                writer.writerows(records)
+    return f'{len(rows)} rows written to {file}.'
+
+
+def print_rows(rows: list[Row], output: Path | None) -> None:
+    """Print the rows to stdout; if `output` has them and they are many, only errors, to stderr."""
+    if output is None or len(rows) <= TABLE_ROWS:
+        print_table(rows)
+        return
+    failed = [row for row in rows if row.error]
+    for row in failed[:TABLE_ERRORS]:
+        print(f'{printable(row.image)}: {printable(row.error)}', file=sys.stderr)
+    if len(failed) > TABLE_ERRORS:
+        print(f'... and {len(failed) - TABLE_ERRORS} more images with an error, see {output}.', file=sys.stderr)
+
+
+def print_table(rows: list[Row]) -> None:
+    """Print the rows as a table to stdout, in full: nothing is cut off where no terminal limits the width."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    columns = {
+        'image': lambda row: printable(row.image),
+        'score': lambda row: '' if row.score is None else f'{row.score:.4f}',
+        'mos': lambda row: '' if row.mos is None else f'{row.mos:.4f}',
+        'prompt': lambda row: printable(row.prompt or ''),
+        'size': lambda row: '' if row.width is None else f'{row.width} x {row.height}',
+        'error': lambda row: printable(row.error),
+    }
+    table = Table()
+    shown = {name: cell for name, cell in columns.items() if name in ('image', 'score') or any(map(cell, rows))}
+    for name in shown:
+        numeric = name in ('score', 'mos', 'size')
+        table.add_column(name, overflow='fold', justify='right' if numeric else 'left', no_wrap=numeric)
+    for row in rows:
+        # Text: file names and prompts may hold what rich takes for markup
+        table.add_row(*(Text(cell(row), style='red' if name == 'error' else '') for name, cell in shown.items()))
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
+
+
+def correlation_with_mos(rows: list[Row]) -> str:
+    """A sentence with the rank correlation between score and MOS."""
+    from scipy.stats import spearmanr
+
+    pairs = [(row.score, row.mos) for row in rows if row.score is not None]
+    if len({score for score, _ in pairs}) < 2:
+        return 'Rank correlation (SRCC) between score and MOS: not defined without two different scores.'
+    srcc = spearmanr(*zip(*pairs, strict=True)).statistic
+    return f'Rank correlation (SRCC) between score and MOS: {srcc:.3f} over {len(pairs)} images.'
+
+
+def printable(text: str) -> str:
+    """Without line breaks, and without the codes by which a file's name could control the terminal."""
+    return ''.join(letter if letter.isprintable() else '\N{REPLACEMENT CHARACTER}' for letter in text)
+
+
+def _valid(value: str | float | None) -> str | float | None:
+    return utf8(value) if isinstance(value, str) else value
