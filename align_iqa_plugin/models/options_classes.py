@@ -145,7 +145,8 @@ def network(section: Any) -> dict:
 
 def changed_meaning(section: dict) -> Iterator[str]:
     """What to say of a network that version 0.3.0 took for another one."""
-    if section.get('aggregation') == 'msfa' and section.get('head', 'kernel') in ('kernel', 'linear'):
+    head = section.get('head', network_fields()['head'][1])
+    if section['type'] == 'AlignIQA' and section.get('aggregation') == 'msfa' and head in ('kernel', 'linear'):
         yield (
             'network.aggregation: msfa trains a pyramid, of which a head that is fitted before sees nothing: choose head: mlp, '
             "or aggregation: stage_pool, which version 0.3.0 called 'msfa'."
