@@ -52,7 +52,7 @@ def test_a_case_that_fails_is_named_with_its_reason_and_the_others_are_rows(monk
     result = run('--metrics', '--batch-size', '2', '--repeats', '3', '--device', 'cpu')
     assert result.exit_code == 1
     assert result.stderr == 'align-iqa bench: metric, hyperiqa failed: no connection\n'
-    assert [line.split('  ')[0].strip() for line in result.stdout.splitlines() if 'metric, ' in line] == [
+    assert [line.strip().split('  ')[0] for line in result.stdout.splitlines() if 'metric, ' in line] == [
         'metric, align_iqa',
         'metric, cnniqa',
     ]

@@ -196,7 +196,7 @@ def test_what_cannot_be_exported_is_refused_with_one_sentence_and_leaves_no_file
         ([tmp_path / 'bad.pth', '--output', output], 'bad.pth cannot be read'),
         ([tmp_path / 'new.pth', '--output', output], 'has no trained weights'),
         ([tmp_path / 'other.safetensors', '--output', output], 'other.safetensors is not a checkpoint of Align-IQA'),
-        ([tmp_path / 'other.safetensors', '--output', tmp_path / 'other.safetensors'], 'would overwrite the checkpoint'),
+        ([tmp_path / 'other.safetensors', '--output', tmp_path / 'other.safetensors'], 'would overwrite'),
         ([work[0] / 'net.pth', '--output', tmp_path / 'x.pth'], 'must end in .safetensors'),
         ([work[0] / 'net.pth', '--output', tmp_path / 'none' / 'x.safetensors'], 'there is no folder'),
         ([work[0] / 'net.pth', '--output', output], "'packaged' are those of vit_base_patch16_clip_quickgelu_224"),
