@@ -1,4 +1,4 @@
-"""The page of cross-validated results, RESULTS.md: Markdown tables, made from files of `align-iqa protocol` alone."""
+"""The page of cross-validated results (docs/results.md): Markdown tables, made from files of `align-iqa protocol` alone."""
 
 import re
 from collections.abc import Mapping, Sequence
