@@ -124,7 +124,8 @@ class Workers:
             yield [(number, None) for number in waiting]
 
     def _stream(self, model, arguments, waiting, size) -> Iterator[list[tuple]]:
-        import ray
+        import ray.data
+        from ray.exceptions import RayError as RayFailure
 
         # as JSON: Arrow can hold neither names that are no valid UTF-8 nor values of several types in one column
         items = [{'row': json.dumps(item)} for item in waiting.items()]
@@ -136,7 +137,8 @@ class Workers:
             fn_constructor_args=(uuid4().hex, model, arguments),
             batch_size=size,
             compute=actors,
-            **self.resources,
+            num_cpus=self.resources['num_cpus'],
+            num_gpus=self.resources.get('num_gpus'),
         )
         try:
             for batch in dataset.iter_batches(batch_size=None, prefetch_batches=0):
@@ -145,7 +147,7 @@ class Workers:
                     if number is None:
                         raise RayError(f'a worker of Ray failed: {result}.')
                 yield results
-        except ray.exceptions.RayError as error:
+        except RayFailure as error:
             raise RayError(f'Ray failed: {reason_of(error)}.') from error
 
 

@@ -83,7 +83,7 @@ def correlation_with_mos(rows: list[Row]) -> str:
     pairs = [(row.score, row.mos) for row in rows if row.score is not None]
     if len({score for score, _ in pairs}) < 2:
         return 'Rank correlation (SRCC) between score and MOS: not defined without two different scores.'
-    srcc = spearmanr(*zip(*pairs, strict=True)).statistic
+    srcc, _ = spearmanr([score for score, _ in pairs], [mos for _, mos in pairs])
     return f'Rank correlation (SRCC) between score and MOS: {srcc:.3f} over {len(pairs)} images.'
 
 
