@@ -35,7 +35,7 @@ def evaluate(
             raise ValueError(f"--phase: unknown phase '{phase}'{suggest(phase, phases)}")
         check_output('--output', output, inputs=(table, weights, option))
 
-        from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+        from align_iqa_plugin.archs.pretrained import create_align_iqa
         from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
         from align_iqa_plugin.evaluation.correlation import correlations
         from align_iqa_plugin.evaluation.predict import predict
@@ -59,10 +59,10 @@ def evaluate(
         )
         network = {key: value for key, value in options['network'].items() if key != 'type'}
         network |= {'pretrained_model_path': str(weights)} if weights else {'pretrained': True}
-        metric = AlignIQA(**network)
+        metric = create_align_iqa(**network)
     except (ValueError, OSError, RuntimeError) as error:
         fail('evaluate', str(error))
-    predicted = predict(metric, dataset, batch_size=batch_size, device=chosen, description=f'{data.name} {phase}')
+    predicted = predict(metric, dataset, device=chosen, description=f'{data.name} {phase}')
     numbers = correlations(predicted.scores, predicted.mos)
     for name, value in numbers.items():
         text = 'no fit' if value is None else f'{value}' if name == 'n' else f'{value:.4f}'

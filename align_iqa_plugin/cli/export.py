@@ -27,8 +27,7 @@ def export(
     try:
         check_output('--output', output, endings=['.safetensors'], inputs=[checkpoint, option])
 
-        from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
-        from align_iqa_plugin.archs.pretrained import read_network
+        from align_iqa_plugin.archs.pretrained import create_align_iqa, read_network
         from align_iqa_plugin.models.options import read_options
 
         given = {} if option is None else read_options(option)['network']
@@ -36,7 +35,7 @@ def export(
         recorded = read_network(checkpoint, 'pretrained_model_path')
         if 'targets' in recorded:  # all of them, not the main one alone
             given = {'targets': recorded['targets']} | given
-        network = AlignIQA(**given, pretrained_model_path=str(checkpoint))
+        network = create_align_iqa(**given, pretrained_model_path=str(checkpoint))
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         fail('export', str(error))
     if not network.is_trained:
@@ -44,6 +43,7 @@ def export(
 
     from safetensors.torch import save_file
 
+    from align_iqa_plugin.archs.pretrained import full_state
     from align_iqa_plugin.runtime.atomic import atomic_file
 
     metadata = {
@@ -53,7 +53,7 @@ def export(
     }
     try:
         with atomic_file(output) as part:
-            save_file({name: tensor.contiguous() for name, tensor in network.whole_state().items()}, part, metadata)
+            save_file({name: tensor.contiguous() for name, tensor in full_state(network).items()}, part, metadata)
     except OSError as error:
         fail('export', f'--output {error}.')
     size, before = (path.stat().st_size / 1e6 for path in (output, checkpoint))
@@ -67,7 +67,7 @@ def _network(network, given: dict) -> dict:
     keywords['backbone'] += f'.{tag}' if tag else ''
     if given.get('guide_options'):
         keywords['guide_options'] = given['guide_options']
-    if 'guide.vlm' in network.frozen_parts:
+    if hasattr(network.guide, 'vlm'):  # its weights are in the file
         keywords['guide_options'] = keywords.get('guide_options', {}) | {'vlm_weights': 'random'}
     return keywords
 

@@ -124,9 +124,10 @@ def build_case(name: str, batch_size: int, device: str) -> Case:
 
 def _network_case(name, batch_size, device) -> Case:
     from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+    from align_iqa_plugin.archs.pretrained import create_align_iqa
 
     train = 'step' in name
-    network = AlignIQA(pretrained=True)
+    network = create_align_iqa(pretrained=True)
     if 'CGI' in name:  # with the same fitted head
         guided = AlignIQA(guide='saliency', injection='cgi')
         guided.head.load_state_dict(network.head.state_dict())

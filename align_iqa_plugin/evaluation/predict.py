@@ -1,12 +1,13 @@
-"""The one loop that runs a network over a data set: for `evaluate` and `protocol`."""
+"""What a network predicts for a data set, beside the MOS: for `evaluate` and `protocol`."""
 
-from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from torch.utils.data import Dataset
+
+from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.data.feature_cache import FeatureCache
+from align_iqa_plugin.models.predict import labels_of, scores_of
 
 
 class Predictions(NamedTuple):
@@ -17,31 +18,26 @@ class Predictions(NamedTuple):
     paths: list[str]
 
 
-@torch.no_grad()
 def predict(
-    network: torch.nn.Module,
+    network: AlignIQA,
     dataset: Dataset,
     *,
-    batch_size: int,
     device: str | torch.device,
+    cache: FeatureCache | None = None,
     description: str = '',
-    forward: Callable[[Mapping], Tensor] | None = None,
 ) -> Predictions:
     """The main score of every image, beside its MOS; the network is moved to the device and set to evaluation.
 
     Args:
-        dataset: gives img (3, h, w), prompt, mos_label (k,) and img_path, as `AIGCIQADataset` does.
+        dataset: an `AIGCIQADataset`, or one of pyiqa's without reference images.
+        cache: of features; images whose features it has are not decoded.
         description: of the progress bar, which is on a terminal only.
-        forward: computes the scores (b, k) of a batch in place of the network itself, for example from cached features;
-            `img` of the batch is on the device.
     """
-    network = network.to(device).eval()
-    forward = forward or (lambda batch: network(batch['img'], caption_list=batch['prompt']))
-    predictions = Predictions([], [], [])
-    loader = DataLoader(dataset, batch_size=batch_size)
-    for batch in tqdm(loader, desc=description, unit='batch', leave=False, disable=None):
-        batch['img'] = batch['img'].to(device)
-        predictions.scores.extend(forward(batch)[:, 0].tolist())
-        predictions.mos.extend(batch['mos_label'][:, 0].tolist())
-        predictions.paths.extend(batch['img_path'])
-    return predictions
+    network, device, places = network.to(device).eval(), torch.device(device), range(len(dataset))
+    scores = scores_of(network, dataset, places, cache, device=device, description=description)
+    labels = [labels_of(dataset, place) for place in places]
+    return Predictions(
+        scores=scores[:, 0].tolist(),
+        mos=[label['targets'][0].item() for label in labels],
+        paths=[label['img_path'] for label in labels],
+    )

@@ -20,8 +20,9 @@ from statistics import fmean
 
 import torch
 
-from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.archs.pretrained import create_align_iqa
 from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
+from align_iqa_plugin.data.feature_cache import FeatureCache
 from align_iqa_plugin.data.labels import Labels, read_labels
 from align_iqa_plugin.data.splits import (
     SPLITS,
@@ -168,10 +169,13 @@ def _run_fold(options: Mapping, kind: str, fold: str, column: str, root: Path) -
     models = root / 'experiments' / options['name'] / 'models'
     network = {key: value for key, value in options['network'].items() if key != 'type'}
     section = next((s for phase, s in options['datasets'].items() if phase.startswith('val')), options['datasets']['train'])
-    dataset = AIGCIQADataset({**section, 'name': 'test', 'phase': 'test'})
-    net = AlignIQA(**network, pretrained_model_path=str(models / 'net_best.pth'))
+    net = create_align_iqa(**network, pretrained_model_path=str(models / 'net_best.pth'))
+    trained = any(parameter.requires_grad for parameter in net.parameters())
+    folder = options['train'].get('frozen_cache')
+    cache = FeatureCache(folder, net) if folder and not trained else None
+    dataset = AIGCIQADataset({**section, 'name': 'test', 'phase': 'test', 'check_images': cache is None})
     device = 'cuda' if torch.cuda.is_available() and options.get('num_gpu') != 0 else 'cpu'
-    tested = predict(net, dataset, batch_size=16, device=device, description='test')
+    tested = predict(net, dataset, device=device, cache=cache, description='test')
     labels = _labels(section)
     phases = split_by_name(labels, column, contents := content_hashes([row.path for row in labels.rows]))
     result = {

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from align_iqa_plugin.data.image_table import ENDINGS as TABLE_ENDINGS
 from align_iqa_plugin.data.image_table import read_image_table
+from align_iqa_plugin.data.tables import ENDINGS as TABLE_ENDINGS
 from align_iqa_plugin.data.uris import is_uri, list_uri
 from align_iqa_plugin.score.rows import Row
 

@@ -1,10 +1,11 @@
 """Matches prompts to images: one prompt for all, or a CSV that names the images."""
 
-import csv
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from align_iqa_plugin.data.image_table import IMAGE_COLUMNS
+from align_iqa_plugin.data.tables import read_table
 from align_iqa_plugin.data.uris import is_uri
 from align_iqa_plugin.score.rows import Row
 
@@ -83,23 +84,12 @@ def _problem(name: str, file: Path, images: int, prompts: set[str]) -> str:
 
 
 def _read_prompts(file: Path) -> Iterator[tuple[Parts, str]]:
-    """Image and prompt of each row. Reads CSV itself until data/tables.py, the one reader of tables, is there."""
-    try:
-        with open(file, encoding='utf-8-sig', newline='') as opened:
-            reader = csv.DictReader(opened, strict=True)
-            columns = reader.fieldnames or []
-            name = 'image' if 'image' in columns else 'name'
-            if name not in columns or 'prompt' not in columns:
-                found = ', '.join(columns) or 'none'
-                raise ValueError(f"'{file}' needs the columns image (or name) and prompt; it has: {found}.")
-            for number, cells in enumerate(reader, 2):
-                if None in cells or None in cells.values():
-                    raise ValueError(f"row {number} of '{file}' does not have {len(columns)} cells; quote its commas.")
-                yield _parts(cells[name], f"row {number} of '{file}'"), cells['prompt']
-    except OSError as error:
-        raise ValueError(f"the prompts '{file}' cannot be read: {error.strerror}.") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"the prompts '{file}' are not a CSV in UTF-8: {error}.") from error
+    """Image and prompt of each row."""
+    table = read_table(file)
+    table.raise_problems()
+    images, prompts = table.column(*IMAGE_COLUMNS), table.column('prompt')
+    for (number, _), image, prompt in zip(table.rows, images, prompts, strict=True):
+        yield _parts(image, f"row {number} of '{file}'"), prompt
 
 
 def _parts(image: str, place: str) -> Parts:
