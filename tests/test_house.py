@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can check: what lives where, who imports whom, how long files are, which words they use."""
+"""House rules that a machine can check: what lives where, who imports whom, how long files are, which words they use."""
 
 import ast
 import re
