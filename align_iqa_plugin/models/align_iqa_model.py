@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.pretrained import read_weights
 from align_iqa_plugin.data.feature_cache import FrozenCache
 from align_iqa_plugin.models.averaged_weights import AveragedWeights
@@ -50,6 +51,8 @@ PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float
 
 class AlignIQAModel(GeneralIQAModel):
     """pyiqa's model for `AlignIQA`: see the keys above."""
+
+    net: AlignIQA
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """The network, not wrapped as by pyiqa: `process_group.py` says why."""
