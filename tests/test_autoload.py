@@ -162,13 +162,6 @@ def test_importing_the_plugin_is_light(fresh):
     assert fresh(code).stdout.split() == ['align_iqa_plugin', 'align_iqa_plugin.autoload']
 
 
-def test_importing_the_plugin_takes_less_than_5_ms(fresh):
-    lines = (fresh('import align_iqa_plugin', '-X', 'importtime').stderr for _ in range(5))
-    # best of several: a busy machine makes an import slower, never quicker
-    microseconds = min(int(re.search(r'\|\s+(\d+) \| align_iqa_plugin$', line, re.M).group(1)) for line in lines)
-    assert microseconds < 5000
-
-
 def test_import_torch_works_when_the_hook_is_broken_and_pyiqa_is_already_there(fresh):
     code = '\n'.join([START, STEPS['pyiqa'], BREAK, 'import torch', 'print(torch.zeros(1).item())'])
     result = fresh(code)

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from torchvision.transforms.functional import to_tensor
 
 import align_iqa_plugin  # noqa: F401  so that the tests also pass where torch's autoload is switched off
-from align_iqa_plugin.archs.pretrained import PACKAGED, PACKAGED_MODEL_CARD
+from align_iqa_plugin.archs.weights import PACKAGED, PACKAGED_MODEL_CARD
 from align_iqa_plugin.cli.score import sample_rows
 from align_iqa_plugin.data.images import read_image
 

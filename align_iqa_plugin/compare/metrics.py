@@ -187,8 +187,8 @@ def _scores_folders(name: str) -> bool:
     try:
         if network not in ARCH_REGISTRY:
             archs._lazy_import_arch(network)
-        forward = ARCH_REGISTRY.get(network).forward
+        built_by = ARCH_REGISTRY.get(network)
     except (ImportError, KeyError):  # a package that it needs is missing: loading the metric reports it
         return False
-    first = list(inspect.signature(forward).parameters)[1]
-    return 'dir' in first
+    # a class, or a function that builds the network; networks that take folders are classes
+    return hasattr(built_by, 'forward') and 'dir' in list(inspect.signature(built_by.forward).parameters)[1]

@@ -17,6 +17,7 @@ from pyiqa.utils.dist_util import master_only
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.pretrained import checkpoint_state, load_checkpoint
 from align_iqa_plugin.archs.weights import read_weights
 from align_iqa_plugin.data.feature_cache import FeatureCache
@@ -36,6 +37,8 @@ PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float
 
 class AlignIQAModel(GeneralIQAModel):
     """pyiqa's model for `AlignIQA`: see the keys above."""
+
+    net: AlignIQA
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """The network, not wrapped as by pyiqa: `process_group.py` says why."""

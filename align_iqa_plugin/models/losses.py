@@ -12,9 +12,9 @@ from align_iqa_plugin.models.process_group import world_size
 
 
 class ScoresLoss(nn.Module):
-    """The weighted mean, over the scores of an image, of a loss of pyiqa's; only scores that exist count.
+    """The weighted mean of one of pyiqa's losses over the scores of an image; only targets that exist count.
 
-    A loss of pyiqa's is one of each image, such as `MSELoss`, or one of a whole batch, such as a correlation.
+    Some of pyiqa's losses are computed for each image, such as `MSELoss`, others for the whole batch, such as a correlation.
 
     Args:
         key: of `train`, for messages.
@@ -22,7 +22,7 @@ class ScoresLoss(nn.Module):
         accumulate: number of parts that a batch is cut into.
 
     Raises:
-        ValueError: another reduction than the mean, or a loss of the whole batch with `accumulate`.
+        ValueError: a reduction other than the mean, or a loss of the whole batch with `accumulate`.
     """
 
     def __init__(self, key: str, options: dict, *, accumulate: int):
@@ -60,5 +60,5 @@ class ScoresLoss(nn.Module):
             pairs = [(scores[rows, i : i + 1], targets[rows, i : i + 1]) for i, rows in enumerate(mask.T)]
             losses = [self.criterion(*pair) if len(pair[0]) > 1 else pair[0].sum() * 0 for pair in pairs]
             columns = torch.stack(losses) / world_size()
-        weights = columns.new_tensor(weights)
-        return (columns * weights).sum() / weights.sum()
+        factors = columns.new_tensor(weights)
+        return (columns * factors).sum() / factors.sum()

@@ -8,7 +8,7 @@ checkpoints and frozen parameters need no special case. Why not `accelerate`: do
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
@@ -128,7 +128,7 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
             _collective(dist.broadcast, tensor, 0)
 
 
-def all_reduce_gradients(parameters: list[Tensor]) -> None:
+def all_reduce_gradients(parameters: Sequence[Tensor]) -> None:
     """Sum each gradient over the processes; a parameter without a gradient in any of them stays without one."""
     if world_size() == 1:
         return

@@ -11,7 +11,7 @@ from align_iqa_plugin.models.process_group import rank
 
 
 class Progress:
-    """Tells about each iteration.
+    """Shows each iteration when it is done.
 
     Args:
         start: number of iterations done before.

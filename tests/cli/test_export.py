@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import align_iqa_plugin  # noqa: F401  so that the tests also pass where torch's autoload is switched off
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.archs.pretrained import checkpoint_state, create_align_iqa, full_state
 from align_iqa_plugin.cli import app
 from align_iqa_plugin.models.options_file import read_file
 
@@ -51,15 +52,15 @@ def work(tmp_path_factory):
         'guide': 'saliency',
         'guide_options': {'dim': 32},
         'injection': 'cgi',
-        'injection_options': {'first_block': 10},
-        'aggregation': 'msfa_pyramid',
+        'injection_options': {'blocks': [10, 11]},
+        'aggregation': 'msfa',
         'aggregation_options': {'channels': 8},
         'head': 'mlp',
     }
     save_file(timm.create_model('vit_small_patch16_224', num_classes=0).state_dict(), root / 'backbone.safetensors')
     net = trained(**network)
-    torch.save({'params': net.state_dict()}, root / 'net.pth')
-    torch.save({'params': net.whole_state()}, root / 'whole.pth')
+    torch.save({'params': checkpoint_state(net)}, root / 'net.pth')
+    torch.save({'params': full_state(net)}, root / 'whole.pth')
     options = read_file(OPTIONS) | {'network': {'type': 'AlignIQA', **network}}
     (root / 'net.yml').write_text(yaml.safe_dump(options))
     return root, net(IMAGE).detach()
@@ -86,22 +87,22 @@ def test_the_metric_from_the_file_alone_gives_the_scores_of_the_training(exporte
 def test_the_options_of_the_training_may_be_given_too_and_their_weights_are_not_read(exported, work):
     network = yaml.safe_load((work[0] / 'net.yml').read_text())['network']
     del network['type']
-    assert torch.equal(AlignIQA(**network, pretrained_model_path=str(exported)).eval()(IMAGE), work[1])
+    assert torch.equal(create_align_iqa(**network, pretrained_model_path=str(exported)).eval()(IMAGE), work[1])
 
 
 @pytest.mark.parametrize(
     ('departure', 'sentence'),
     [
-        ({'stages': 4}, 'stages: 3, this one has 4'),
+        ({'stages': 4}, 'stages: 3, but this one has 4'),
         ({'head_options': {'hidden': 7}}, "head_options: .*'hidden': 128"),
-        ({'backbone': 'vit_tiny_patch16_224'}, 'backbone: vit_small_patch16_224, this one has vit_tiny_patch16_224'),
+        ({'backbone': 'vit_tiny_patch16_224'}, 'backbone: vit_small_patch16_224, but this one has vit_tiny_patch16_224'),
         ({'backbone': 'vit_small_patch16_224'}, "normalises images by .*give the backbone's whole name, with its tag"),
         ({'guide_options': {'dim': 16}}, 'does not fit this network: size mismatch for .*guid'),
     ],
 )
 def test_a_keyword_that_contradicts_the_file_is_refused(exported, departure, sentence):
     with pytest.raises(ValueError, match=f'pretrained_model_path: {exported}.*{sentence}'):
-        AlignIQA(pretrained_model_path=str(exported), **departure)
+        create_align_iqa(pretrained_model_path=str(exported), **departure)
 
 
 def test_the_file_tells_where_it_comes_from_and_names_no_path(exported, work):
@@ -120,7 +121,7 @@ def test_an_export_of_an_export_is_the_same_network(exported, work, tmp_path):
     assert result.exit_code == 0, result.output
     first, again = load_file(exported), load_file(tmp_path / 'again.safetensors')
     assert first.keys() == again.keys() and all(torch.equal(first[name], again[name]) for name in first)
-    assert torch.equal(AlignIQA(pretrained_model_path=str(tmp_path / 'again.safetensors')).eval()(IMAGE), work[1])
+    assert torch.equal(create_align_iqa(pretrained_model_path=str(tmp_path / 'again.safetensors')).eval()(IMAGE), work[1])
 
 
 def test_score_and_evaluate_take_it_as_weights(exported, tmp_path):
@@ -148,11 +149,11 @@ def test_a_file_whose_frozen_weights_were_changed_is_refused(exported, tmp_path)
     state['backbone.vit.blocks.3.mlp.fc1.bias'][5] += 0.1
     save_file(state, tmp_path / 'changed.safetensors', metadata)
     with pytest.raises(ValueError, match='other frozen weights in backbone'):
-        AlignIQA(pretrained_model_path=str(tmp_path / 'changed.safetensors'))
+        create_align_iqa(pretrained_model_path=str(tmp_path / 'changed.safetensors'))
     del state['backbone.vit.norm.bias']
     save_file(state, tmp_path / 'changed.safetensors', metadata)
     with pytest.raises(ValueError, match='holds 149 of the 150 tensors of backbone'):
-        AlignIQA(pretrained_model_path=str(tmp_path / 'changed.safetensors'))
+        create_align_iqa(pretrained_model_path=str(tmp_path / 'changed.safetensors'))
 
 
 def test_the_semantic_guide_brings_its_vision_language_model_along(tiny_vlm, tmp_path):
@@ -160,7 +161,7 @@ def test_the_semantic_guide_brings_its_vision_language_model_along(tiny_vlm, tmp
     options |= {'guide': 'semantic', 'guide_options': {**tiny_vlm, 'dim': 16}, 'injection': 'cgi'}
     torch.manual_seed(0)
     net = trained(**options)
-    torch.save({'params': net.whole_state()}, tmp_path / 'net.pth')
+    torch.save({'params': full_state(net)}, tmp_path / 'net.pth')
     training = read_file(OPTIONS)
     training['network'] = {'type': 'AlignIQA', **options}
     (tmp_path / 'net.yml').write_text(yaml.safe_dump(training))
@@ -175,18 +176,18 @@ def test_the_semantic_guide_brings_its_vision_language_model_along(tiny_vlm, tmp
 
 @pytest.mark.slow
 def test_the_packaged_model_can_be_exported_and_scores_the_same(tmp_path):
-    from align_iqa_plugin.archs.pretrained import PACKAGED_MODEL_FILE
+    from align_iqa_plugin.archs.weights import PACKAGED_MODEL_FILE
 
     output = tmp_path / 'model.safetensors'
     result = run('export', PACKAGED_MODEL_FILE, '--opt', OPTIONS, '--output', output)
     assert result.exit_code == 0, result.output
-    packaged = AlignIQA(pretrained=True).eval()
-    assert torch.equal(AlignIQA(pretrained_model_path=str(output)).eval()(IMAGE), packaged(IMAGE))
+    packaged = create_align_iqa(pretrained=True).eval()
+    assert torch.equal(create_align_iqa(pretrained_model_path=str(output)).eval()(IMAGE), packaged(IMAGE))
 
 
 def test_what_cannot_be_exported_is_refused_with_one_sentence_and_leaves_no_file(work, tmp_path):
     untrained = AlignIQA(backbone='vit_tiny_patch16_224', backbone_weights='random')
-    torch.save({'params': untrained.whole_state()}, tmp_path / 'new.pth')
+    torch.save({'params': full_state(untrained)}, tmp_path / 'new.pth')
     (tmp_path / 'bad.pth').write_bytes(b'')
     save_file({'a': torch.ones(1)}, tmp_path / 'other.safetensors')
     before = sorted(tmp_path.iterdir())
@@ -195,7 +196,7 @@ def test_what_cannot_be_exported_is_refused_with_one_sentence_and_leaves_no_file
         (['gone.pth', '--output', output], 'pretrained_model_path: there is no file gone.pth.'),
         ([tmp_path / 'bad.pth', '--output', output], 'bad.pth cannot be read'),
         ([tmp_path / 'new.pth', '--output', output], 'has no trained weights'),
-        ([tmp_path / 'other.safetensors', '--output', output], 'other.safetensors is not a checkpoint of Align-IQA'),
+        ([tmp_path / 'other.safetensors', '--output', output], 'other.safetensors: it has no metadata of Align-IQA'),
         ([tmp_path / 'other.safetensors', '--output', tmp_path / 'other.safetensors'], 'would overwrite'),
         ([work[0] / 'net.pth', '--output', tmp_path / 'x.pth'], 'must end in .safetensors'),
         ([work[0] / 'net.pth', '--output', tmp_path / 'none' / 'x.safetensors'], 'there is no folder'),
@@ -216,10 +217,10 @@ def test_a_checkpoint_of_the_training_tells_its_network_and_needs_the_frozen_wei
     root, scores = work
     weights = next(root.glob('*.safetensors'))
     given = {'backbone': 'vit_small_patch16_224.dino', 'guide_options': {'dim': 32}}
-    net = AlignIQA(pretrained_model_path=str(root / 'net.pth'), backbone_weights=str(weights), **given)
+    net = create_align_iqa(pretrained_model_path=str(root / 'net.pth'), backbone_weights=str(weights), **given)
     assert torch.equal(net.eval()(IMAGE), scores)
-    with pytest.raises(ValueError, match='net.pth: the checkpoint was trained on other frozen weights in backbone'):
-        AlignIQA(pretrained_model_path=str(root / 'net.pth'), backbone_weights='random', **given)
+    with pytest.raises(ValueError, match='net.pth: it was trained on other frozen weights in backbone'):
+        create_align_iqa(pretrained_model_path=str(root / 'net.pth'), backbone_weights='random', **given)
 
 
 def test_a_plain_checkpoint_of_everything_is_taken_in_each_usual_form(work, tmp_path):
@@ -227,27 +228,27 @@ def test_a_plain_checkpoint_of_everything_is_taken_in_each_usual_form(work, tmp_
     network = yaml.safe_load((root / 'net.yml').read_text())['network']  # its weights are not read
     del network['type']
     state = torch.load(root / 'whole.pth', weights_only=True)['params']
-    silent = {name: tensor for name, tensor in state.items() if name != '_extra_state'}
+    silent = {name: tensor for name, tensor in state.items() if name != 'metadata'}
     for form in (state, {'params': silent}, silent, {'state_dict': {f'module.{name}': t for name, t in silent.items()}}):
         torch.save(form, tmp_path / 'net.pth')
-        assert torch.equal(AlignIQA(**network, pretrained_model_path=str(tmp_path / 'net.pth')).eval()(IMAGE), scores)
+        assert torch.equal(create_align_iqa(**network, pretrained_model_path=str(tmp_path / 'net.pth')).eval()(IMAGE), scores)
 
 
 def test_a_checkpoint_that_tells_nothing_has_to_be_whole(work, tmp_path):
     network = yaml.safe_load((work[0] / 'net.yml').read_text())['network'] | {'backbone_weights': 'random'}
     del network['type']
     state = torch.load(work[0] / 'whole.pth', weights_only=True)['params']
-    del state['_extra_state']
+    del state['metadata']
     for name, change, sentence in [
-        ('head.mlp.4.bias', None, 'it lacks 1 of them, such as head.mlp.4.bias'),
-        ('backbone.vit.norm.bias', None, 'it lacks 1 of them, such as backbone.vit.norm.bias'),
-        ('tail.bias', torch.ones(1), 'it lacks 0 of them, and has 1 others, such as tail.bias'),
-        ('head.mlp.4.bias', torch.ones(2), 'does not fit this network: size mismatch for head.mlp.4.bias'),
+        ('head.mlp.4.bias', None, '1 are missing, such as head.mlp.4.bias'),
+        ('backbone.vit.norm.bias', None, '1 are missing, such as backbone.vit.norm.bias'),
+        ('tail.bias', torch.ones(1), '1 are unknown, such as tail.bias'),
+        ('head.mlp.4.bias', torch.ones(2), 'does not fit this network: .*head.mlp.4.bias'),
     ]:
         changed = {**state, name: change}
         torch.save({key: value for key, value in changed.items() if value is not None}, tmp_path / 'net.pth')
-        with pytest.raises(ValueError, match=f'net.pth .*{sentence}'):
-            AlignIQA(**network, pretrained_model_path=str(tmp_path / 'net.pth'))
+        with pytest.raises(ValueError, match=f'net.pth.*{sentence}'):
+            create_align_iqa(**network, pretrained_model_path=str(tmp_path / 'net.pth'))
 
 
 def test_a_checkpoint_without_the_frozen_weights_is_a_small_part_of_one_with_them(work):

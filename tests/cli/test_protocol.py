@@ -15,7 +15,7 @@ def run(*words):
 def test_the_output_is_checked_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr('align_iqa_plugin.models.options.read_options', lambda *arguments: {'name': 'x'})
-    monkeypatch.setattr('align_iqa_plugin.models.options.check_options', lambda options: None)
+    monkeypatch.setattr('align_iqa_plugin.models.options_check.check_options', lambda options: None)
     monkeypatch.setattr('align_iqa_plugin.evaluation.protocol.run_protocol', lambda *_, **__: pytest.fail('it ran'))
     option = tmp_path / 'x.yml'
     option.write_text('name: x\n')

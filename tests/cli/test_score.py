@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from align_iqa_plugin.archs.pretrained import PACKAGED_MODEL_CARD
+from align_iqa_plugin.archs.weights import PACKAGED_MODEL_CARD
 from align_iqa_plugin.cli import app
 from align_iqa_plugin.score import engine, score_folder, write
 from align_iqa_plugin.score.find_images import SAMPLES

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from scipy import stats
 from typer.testing import CliRunner
 
-from align_iqa_plugin.archs.pretrained import read_extra_state
+from align_iqa_plugin.archs.pretrained import METADATA
 from align_iqa_plugin.cli import app
 from align_iqa_plugin.models import trainer as training
 from align_iqa_plugin.models.options_file import read_file
@@ -118,7 +118,7 @@ def test_pyiqas_own_command_trains_from_the_same_file_without_an_import_of_the_p
         best, latest = (
             torch.load(experiment / 'models' / f'net_{which}.pth', weights_only=True) for which in ('best', 'latest')
         )
-        assert read_extra_state(best['params']['_extra_state'])['trained']
+        assert json.loads(bytes(best['params'][METADATA].tolist()))['trained']
         assert best['params']['head.coefficients'].any() and latest['params']['head.coefficients'].any()
     finally:
         shutil.rmtree(experiment, ignore_errors=True)

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pandas
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyiqa.metrics.correlation_coefficient import calculate_krcc, calculate_plcc, calculate_rmse, calculate_srcc
@@ -155,8 +156,10 @@ class Rated(Dataset):
         return len(self.scores)
 
     def __getitem__(self, index):
-        image, label = (np.float64(values[index]) for values in (self.scores, self.mos))
-        return {'img': np.full((3, 1, 1), image), 'mos_label': np.array([label]), 'prompt': '', 'img_path': f'{index}.png'}
+        return {'img': torch.full((3, 1, 1), self.scores[index], dtype=torch.float64), **self.labels(index)}
+
+    def labels(self, index):
+        return {'targets': torch.tensor([self.mos[index]]), 'prompt': '', 'img_path': f'{index}.png'}
 
 
 class Network:
@@ -171,6 +174,9 @@ class Network:
     def eval(self):
         return self
 
+    def parameters(self):
+        return []
+
     def __call__(self, image, caption_list=None):
         return image[:, :1, 0, 0]
 
@@ -183,7 +189,7 @@ def test_evaluate_protocol_and_compare_give_equal_numbers(case, tmp_path, monkey
     monkeypatch.setattr(Rated, 'mos', mos)
 
     monkeypatch.setattr('align_iqa_plugin.data.aigc_dataset.AIGCIQADataset', Rated)
-    monkeypatch.setattr('align_iqa_plugin.archs.align_iqa_arch.AlignIQA', Network)
+    monkeypatch.setattr('align_iqa_plugin.archs.pretrained.create_align_iqa', Network)
     (tmp_path / 'data.csv').touch()
     result = CliRunner().invoke(app, ['evaluate', str(tmp_path), '--device', 'cpu', '--output', str(tmp_path / 'out.json')])
     assert result.exit_code == 0, result.output
@@ -219,7 +225,7 @@ def from_the_protocol(root, monkeypatch):
     labels = SimpleNamespace(rows=[SimpleNamespace(path='0.png', score=0.0, prompt='')], header=['name'])
     for name, value in {
         'AIGCIQADataset': Rated,
-        'AlignIQA': Network,
+        'create_align_iqa': Network,
         'train': lambda *arguments, **keywords: {},
         '_labels': lambda section: labels,
         'split_by_name': lambda *arguments: ['test'],

@@ -7,6 +7,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.archs.pretrained import create_align_iqa
 from align_iqa_plugin.cli import app
 from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
 from align_iqa_plugin.evaluation import protocol
@@ -65,7 +66,7 @@ def test_every_fold_is_tested_on_its_own_test_images(run, fitted_options):
         dataset = AIGCIQADataset(section)
         network = {key: value for key, value in fitted_options['network'].items() if key != 'type'}
         checkpoint = root / 'experiments' / f'tiny_prompt_{fold}' / 'models' / 'net_best.pth'
-        net = AlignIQA(**network, pretrained_model_path=str(checkpoint)).eval()
+        net = create_align_iqa(**network, pretrained_model_path=str(checkpoint)).eval()
         expected = correlations(
             [net(item['img'][None]).item() for item in dataset], [item['mos_label'].item() for item in dataset]
         )

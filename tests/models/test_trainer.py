@@ -31,9 +31,9 @@ def net(root):
 
 
 @pytest.fixture(scope='module')
-def whole(tiny_training_file, tmp_path_factory):
+def uninterrupted(tiny_training_file, tmp_path_factory):
     """The training of `tiny_options` from start to end: its folder and its best results. Not to be changed."""
-    root = tmp_path_factory.mktemp('whole')
+    root = tmp_path_factory.mktemp('uninterrupted')
     return root, train(tiny_training_file, root=root)
 
 
@@ -82,9 +82,9 @@ def assert_same_end(one, other, differences):
     assert differences(models(one), models(other)) == []
 
 
-def test_a_run_that_is_cut_off_again_and_again_ends_as_one_that_is_not(whole, tiny_options, tmp_path, at, differences):
+def test_a_run_that_is_cut_off_again_and_again_ends_as_one_that_is_not(uninterrupted, tiny_options, tmp_path, at, differences):
     """Fitted start, averaged weights, a schedule by iteration."""
-    root, best = whole
+    root, best = uninterrupted
     assert continued(tiny_options, tmp_path, at, (2, 5, 11)) == best
     assert_same_end(tmp_path, root, differences)
 
@@ -101,13 +101,13 @@ def test_so_does_one_in_fp16_with_warm_up_steps_by_epoch_augmentation_and_worker
         'metric_loss_opt': None,
     }
     tiny_options['datasets']['train'] |= {'augment': {'hflip': True}, 'num_worker_per_gpu': 2}
-    best = train(tiny_options, root=tmp_path / 'whole')
+    best = train(tiny_options, root=tmp_path / 'uninterrupted')
     assert continued(tiny_options, tmp_path / 'cut', at, (5, 11)) == best
-    assert_same_end(tmp_path / 'cut', tmp_path / 'whole', differences)
+    assert_same_end(tmp_path / 'cut', tmp_path / 'uninterrupted', differences)
 
 
-def test_a_torn_state_costs_some_iterations_and_changes_nothing(whole, tiny_options, tmp_path, at, capsys, differences):
-    root, best = whole
+def test_a_torn_state_costs_some_iterations_and_changes_nothing(uninterrupted, tiny_options, tmp_path, at, capsys, differences):
+    root, best = uninterrupted
     at(9, cut)
     with pytest.raises(Cut):
         train(tiny_options, root=tmp_path)
@@ -120,7 +120,7 @@ def test_a_torn_state_costs_some_iterations_and_changes_nothing(whole, tiny_opti
     assert differences(net(tmp_path), net(root)) == []
 
 
-def test_a_finished_run_is_not_trained_further_and_can_be_made_longer(whole, tiny_options, tmp_path, differences):
+def test_a_finished_run_is_not_trained_further_and_can_be_made_longer(uninterrupted, tiny_options, tmp_path, differences):
     tiny_options['train']['total_epoch'] = 1
     best = train(tiny_options, root=tmp_path)
     assert train(tiny_options, root=tmp_path, resume=True) == best
@@ -130,7 +130,7 @@ def test_a_finished_run_is_not_trained_further_and_can_be_made_longer(whole, tin
         train(tiny_options, root=tmp_path, resume=True)
     tiny_options['val']['val_freq'] = 4
     train(tiny_options, root=tmp_path, resume=True)
-    assert differences(net(tmp_path), net(whole[0])) == []
+    assert differences(net(tmp_path), net(uninterrupted[0])) == []
 
 
 def test_without_resume_an_experiment_of_the_same_name_is_kept_under_another(tiny_options, tmp_path):
@@ -154,7 +154,9 @@ def test_resume_without_a_state_starts_from_the_beginning_and_says_so(tiny_optio
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_after_the_iteration_and_the_run_can_go_on(number, whole, tiny_options, tmp_path, at, differences):
+def test_a_signal_saves_after_the_iteration_and_the_run_can_go_on(
+    number, uninterrupted, tiny_options, tmp_path, at, differences
+):
     before, iteration = signal.getsignal(number), 6 if number == signal.SIGINT else 1
     at(iteration, lambda: os.kill(os.getpid(), number))
     with pytest.raises(Interrupted, match=f'saved at iteration {iteration} of 14: --resume goes on from there') as caught:
@@ -164,7 +166,7 @@ def test_a_signal_saves_after_the_iteration_and_the_run_can_go_on(number, whole,
     assert list_training_states(states(tmp_path))[0].stem == str(iteration)
     if number == signal.SIGINT:
         train(tiny_options, root=tmp_path, resume=True)
-        assert differences(net(tmp_path), net(whole[0])) == []
+        assert differences(net(tmp_path), net(uninterrupted[0])) == []
 
 
 def test_a_signal_before_the_first_iteration_stops_at_once(tiny_options, tmp_path, monkeypatch):
@@ -319,8 +321,8 @@ def test_without_validation_the_last_network_is_kept_and_that_is_said(tiny_optio
     assert 'No validation' in capsys.readouterr().err
 
 
-def test_the_last_network_is_the_averaged_one(whole):
-    state, latest = latest_training_state(states(whole[0]))['model'], models(whole[0])['net_latest']
+def test_the_last_network_is_the_averaged_one(uninterrupted):
+    state, latest = latest_training_state(states(uninterrupted[0]))['model'], models(uninterrupted[0])['net_latest']
     averages = [value for key, value in state['average'].items() if key != 'n_averaged']
     changed = [value for name, value in latest.items() if not torch.equal(value, state['net'][name])]
     assert changed

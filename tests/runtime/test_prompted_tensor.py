@@ -262,7 +262,7 @@ class RecordingGuide(SaliencyGuide):
 def recording(monkeypatch):
     monkeypatch.setitem(GUIDES, 'recording', RecordingGuide)
     small = {'backbone': 'test_vit', 'backbone_weights': 'random', 'input_size': 32, 'head': 'linear'}
-    net = AlignIQA(**small, guide='recording', injection='cgi', injection_options={'first_block': 4, 'bottleneck': 8})
+    net = AlignIQA(**small, guide='recording', injection='cgi', injection_options={'blocks': [4, 5], 'bottleneck': 8})
     net.is_trained, net.guide.calls = True, []
     return net.eval()
 

@@ -74,7 +74,7 @@ def test_what_was_wrong_with_an_image_before_stays_its_reason(folder):
 @pytest.mark.parametrize(
     ('content', 'problem'),
     [
-        (b'', 'image'),
+        (b'', 'empty'),
         (b'file,prompt\na.png,x\n', 'image'),
         (b'image,text\na.png,x\n', 'prompt'),
         (b'image,prompt\na.png,one, two\n', 'row 2'),

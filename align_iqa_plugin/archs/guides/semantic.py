@@ -172,7 +172,7 @@ class SemanticGuide(nn.Module):
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in features]
         if missing:
             features.update(zip(missing, self._encode_texts([_texts(prompt) for prompt in missing]), strict=True))
-        self._text_cache.update(features)
+        self._text_cache.update((prompt, features[prompt]) for prompt in dict.fromkeys(prompts))
         while len(self._text_cache) > CACHED_PROMPTS:
             del self._text_cache[next(iter(self._text_cache))]
         return [features[prompt] for prompt in prompts]
