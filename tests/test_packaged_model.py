@@ -11,8 +11,8 @@ from torchvision.transforms.functional import to_tensor
 
 import align_iqa_plugin  # noqa: F401  so that the tests also pass where torch's autoload is switched off
 from align_iqa_plugin.archs.weights import PACKAGED, PACKAGED_MODEL_CARD
-from align_iqa_plugin.cli.score import sample_rows
 from align_iqa_plugin.data.images import read_image
+from align_iqa_plugin.score.find_images import sample_rows
 
 
 @pytest.fixture(scope='module')

@@ -283,12 +283,11 @@ def test_the_targets_are_shifted_by_what_the_head_gains_from_having_seen_an_imag
 
 
 def test_with_the_cache_the_head_and_the_steps_are_the_same(options, tmp_path):
-    models = [
-        build(options, ridge_alpha=10.0, frozen_cache=cache) for cache in (None, str(tmp_path / 'c'), str(tmp_path / 'c'))
-    ]
-    for model in models:
-        model.start_as_ridge_regression()
-        step(model, batches(options)[0])
+    models = []
+    for cache in (None, str(tmp_path / 'cache'), str(tmp_path / 'cache')):
+        models.append(build(options, ridge_alpha=10.0, frozen_cache=cache))
+        models[-1].start_as_ridge_regression()
+        step(models[-1], batches(options)[0])
     for model in models[1:]:
         assert all(torch.equal(p, trained(models[0])[name]) for name, p in trained(model).items())
         assert torch.equal(model.net.head.coefficients, models[0].net.head.coefficients)
