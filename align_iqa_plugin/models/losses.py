@@ -60,5 +60,5 @@ class ScoresLoss(nn.Module):
             pairs = [(scores[rows, i : i + 1], targets[rows, i : i + 1]) for i, rows in enumerate(mask.T)]
             losses = [self.criterion(*pair) if len(pair[0]) > 1 else pair[0].sum() * 0 for pair in pairs]
             columns = torch.stack(losses) / world_size()
-        weights = columns.new_tensor(weights)
-        return (columns * weights).sum() / weights.sum()
+        factors = columns.new_tensor(weights)
+        return (columns * factors).sum() / factors.sum()
