@@ -31,12 +31,12 @@ class ManyValues(TyperCommand):
 
 def compare(
     metrics: Annotated[
-        list[str], typer.Option('-m', '--metrics', help='No-reference metrics of pyiqa, or all.', show_default=False)
-    ] = (),
+        list[str] | None, typer.Option('-m', '--metrics', help='No-reference metrics of pyiqa, or all.', show_default=False)
+    ] = None,
     datasets: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option('-d', '--datasets', help='Releases (agiqa3k ...), data sets of pyiqa, or tables.', show_default=False),
-    ] = (),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help='Folder for scores.sqlite, which is continued where there is one, and the results.')
     ] = None,
@@ -80,8 +80,10 @@ def compare(
     """
     from align_iqa_plugin.runtime.names import suggest
 
+    metrics, datasets = metrics or [], datasets or []
+    if out is None:
+        fail('compare', 'give --out, the folder for the results.')
     problems = {
-        'give --out, the folder for the results.': out is None,
         'name at least one metric with -m, or -m all.': not metrics and not metric_opt,
         'name at least one data set with -d or --data_opt, or use --samples.': not datasets and not data_opt and not samples,
         '--workers 0 needs --engine local: with --engine ray, the workers score.': engine == 'ray' and workers == 0,

@@ -67,8 +67,8 @@ def verify(
     try:
         labels = _read(root, release, images, image_column, score_column, prompt_column)
         if not labels.rows:
-            problems = [f'row {row}: {problem}' for row, problem in labels.problems]
-            raise LabelError('\n'.join([f"'{labels.source}' leads to no image:", *problems]))
+            rows = [f'row {row}: {problem}' for row, problem in labels.problems]
+            raise LabelError('\n'.join([f"'{labels.source}' leads to no image:", *rows]))
         findings = verify(labels, workers=workers)
     except (LabelError, OSError) as error:
         fail('data verify', str(error))

@@ -89,9 +89,9 @@ def score(
     from align_iqa_plugin.score.score_folder import score_remaining
 
     start, stopped, folder = time.monotonic(), None, None
-    options = {'device': device, 'weights': weights, 'batch_size': batch_size, 'workers': workers}
+    opened = open_engine(engine, output, device=device, weights=weights, batch_size=batch_size, workers=workers)
     try:
-        with open_engine(engine, output, **options) as (score_rows, folder):
+        with opened as (score_rows, folder):
             start = time.monotonic()
             if folder and (found := folder.fill(rows)):
                 _say(f"{found} images have their score in '{folder.path}' already.")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from align_iqa_plugin.compare.store import LabelledImage
 from align_iqa_plugin.data.labels import LabelError, Labels, read_labels
@@ -116,7 +117,7 @@ def with_other_prompts(images: Sequence[LabelledImage], *, seed: int) -> list[La
 
 def _from_table(options: Mapping) -> list[LabelledImage]:
     table = options.get('meta_info_file') or options['dataroot_target']
-    settings = {
+    settings: dict[str, Any] = {
         'images': options.get('dataroot_target'),
         'image_column': options.get('image_column'),
         'score_column': options.get('score_column'),
@@ -132,7 +133,8 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
         labels.raise_problems()
     labels.problems[:] = [problem for problem in labels.problems if problem not in missing]
     labels.raise_problems()
-    hashes, unreadable = {}, {}  # by path or URI: SHA-256, or why there is none
+    hashes: dict[str, str] = {}  # SHA-256 by path or URI
+    unreadable: dict[str, str] = {}  # why there is none
 
     def hash_files(paths: list[str]) -> list[str]:
         new = sorted({*paths} - hashes.keys() - unreadable.keys())
@@ -170,7 +172,7 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
 
     images = []
     for row in sorted({*rows, *reasons}, key=lambda row: row.number):
-        numbers = dict(zip(further, row.further_scores, strict=True))
+        numbers: dict[str | None, float] = dict(zip(further, row.further_scores, strict=True))
         images.append(
             LabelledImage(
                 image=cell(row, labels.image_column),

@@ -47,7 +47,8 @@ def metric_names(asked: Sequence[str]) -> list[str]:
     import pyiqa
 
     choices = pyiqa.list_models('NR')
-    names, problems = {}, []
+    names: dict[str, None] = {}
+    problems = []
     for name in asked:
         if name == 'all':
             names |= dict.fromkeys(each for each in choices if not _scores_folders(each))

@@ -34,7 +34,7 @@ def score_with_ray(
     """
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
-    images = {}
+    images: dict[str, tuple[str, dict[str, None]]] = {}
     for each in (each for dataset in datasets for each in store.pending(dataset, configuration)):
         path, prompts = images.setdefault(each.sha256, (each.path, {}))
         prompts.update(dict.fromkeys(each.prompts))
@@ -42,7 +42,8 @@ def score_with_ray(
     name = configuration.metric
     arguments = {'name': name, 'config': DEFAULT_CONFIGS[name], 'device': team.device, 'batch_size': batch_size}
     arguments['weights_sha256'] = configuration.weights_sha256
-    costs, advance = {}, show('in the workers of Ray', len(pending))
+    costs: dict[str, float] = {}
+    advance = show('in the workers of Ray', len(pending))
     for done in team.map(RayScorer, arguments, [asdict(each) for each in pending], 4 * batch_size):
         results = []
         for number, result in done:
@@ -80,11 +81,11 @@ class RayScorer:
 
 
 class _Results:
-    """Stands in for the store of a `Scorer`: keeps the results by image."""
+    """A `ResultStore` that keeps the results by image."""
 
-    def __init__(self):
-        self.of = {}
+    def __init__(self) -> None:
+        self.of: dict[str, list[dict]] = {}
 
-    def put_scores(self, configuration: Configuration, results: list[Result], device: str) -> None:
+    def put_scores(self, configuration: Configuration, results: Sequence[Result], device: str) -> None:
         for result in results:
             self.of[result.sha256].append(asdict(result))

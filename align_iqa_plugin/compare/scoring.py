@@ -28,6 +28,12 @@ class ScoringMetric(Protocol):
     def __call__(self, images: torch.Tensor, prompts: Sequence[str] | None) -> list[float]: ...
 
 
+class ResultStore(Protocol):
+    """What takes the scores; `Store` is one."""
+
+    def put_scores(self, configuration: Configuration, results: Sequence[Result], device: str) -> None: ...
+
+
 class Scorer:
     """Scores with one metric.
 
@@ -37,13 +43,15 @@ class Scorer:
 
     Args:
         metric: the metric.
-        store: where the scores go.
+        store: where the scores go; `score` needs a `Store`.
         batch_size: most images in a batch.
         workers: processes that decode; few images are decoded in this one.
         memory: made before the metric was loaded.
     """
 
-    def __init__(self, metric: ScoringMetric, store: Store, *, batch_size: int, workers: int, memory: PeakMemory | None = None):
+    def __init__(
+        self, metric: ScoringMetric, store: ResultStore, *, batch_size: int, workers: int, memory: PeakMemory | None = None
+    ):
         self.metric, self.store, self.batch_size, self.workers = metric, store, batch_size, workers
         self.batches = CheckedBatches(metric, memory)
         self._decoding: list[float] = []
@@ -59,6 +67,7 @@ class Scorer:
             dataset: its name in the store.
             advance: is called with the number of images that are done.
         """
+        assert isinstance(self.store, Store)
         self.score_images(self.store.pending(dataset, self.metric.configuration), advance)
         costs = {'decode_seconds': self.decode_seconds, 'peak_mb': self.batches.peak_mb}
         self.store.put_costs(self.metric.configuration.metric, **costs)
@@ -117,9 +126,10 @@ class CheckedBatches(BatchScorer):
         alone = []
         for picture in pictures:
             for result in self.attempt([picture]):
-                alone.append(result.score)
+                if result.score is not None:
+                    alone.append(result.score)
                 yield result
-        if None in alone:
+        if len(alone) < len(pictures):
             return  # these images decide nothing; the next ones may
         try:
             together, _ = self.run(pictures)

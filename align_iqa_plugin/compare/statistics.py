@@ -1,6 +1,6 @@
 """Statistics of a score table: correlations with MOS, with intervals, and which metrics differ at all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -246,7 +246,7 @@ def _prompt_lengths(prompts: Sequence[str]) -> tuple[np.ndarray, dict[str, list[
     return names, {name: [int(of.min()), int(of.max())] for name, of in bounds.items()}
 
 
-def _members(names: np.ndarray, order: Sequence[str]) -> dict[str, np.ndarray]:
+def _members(names: np.ndarray, order: Iterable[str]) -> dict[str, np.ndarray]:
     """Which images have each name; empty where no image has one."""
     return {name or NOT_STATED: names == name for name in map(str, order)} if (names != '').any() else {}
 

@@ -307,7 +307,8 @@ class Store:
             'AND score IS NOT NULL) ORDER BY position, shuffled',
             {'dataset': dataset, 'configuration': configuration.key},
         )
-        paths, prompts = {}, {}
+        paths: dict[str, str] = {}
+        prompts: dict[str, dict[str, None]] = {}
         for sha256, path, prompt in rows:
             paths.setdefault(sha256, path)
             prompts.setdefault(sha256, {})[prompt] = None
@@ -358,7 +359,7 @@ class Store:
         import pandas
 
         table = pandas.read_sql_query(query, self._database)
-        kinds = dict.fromkeys(('available', 'lower_better', 'uses_prompt'), bool)
+        kinds: dict[str, type] = dict.fromkeys(('available', 'lower_better', 'uses_prompt'), bool)
         numbers = ('mos', 'mos_std', 'mos_align', 'score', 'shuffled_score', 'seconds', 'decode_seconds', 'peak_mb')
         kinds |= dict.fromkeys(numbers, float)
         return table.astype({name: kind for name, kind in kinds.items() if name in table})

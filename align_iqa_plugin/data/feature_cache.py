@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
-from align_iqa_plugin.archs.injection import CGI
+from align_iqa_plugin.archs.injection import BottleneckCrossAttention
 from align_iqa_plugin.archs.pretrained import frozen_digests
 from align_iqa_plugin.runtime.atomic import atomic_file
 from align_iqa_plugin.runtime.hashes import state_digest
@@ -70,4 +70,5 @@ def has_frozen_features(network: AlignIQA) -> bool:
     """Whether features depend on the frozen backbone alone: nothing is injected, or all gates of CGI are zero."""
     if network.injection is None:
         return True
-    return isinstance(network.injection, CGI) and not any(layer.gate.any() for layer in network.injection.values())
+    gates = [layer.gate for layer in network.injection.values() if isinstance(layer, BottleneckCrossAttention)]
+    return bool(gates) and not any(gate.any() for gate in gates)

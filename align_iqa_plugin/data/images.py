@@ -79,8 +79,8 @@ def read_image(path: str | Path) -> Image.Image:
     except Exception as error:
         if isinstance(error, OSError) and error.strerror:
             raise ImageError(f"'{path}' cannot be opened: {error.strerror}.") from error
-        reason = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
-        raise ImageError(f"'{path}' is damaged or of an unknown kind: {reason}.") from error
+        damage = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
+        raise ImageError(f"'{path}' is damaged or of an unknown kind: {damage}.") from error
 
 
 def read_resized(path: str | Path, input_size: int | Sequence[int] | None) -> Image.Image:
@@ -119,7 +119,7 @@ def batches_of_one_size(pictures: Iterable[tuple[tuple[int, int], T]], batch_siz
         pictures: the two sides of each picture, and what is to be gathered: the picture, with what belongs to it.
         batch_size: at least 1.
     """
-    waiting = {}
+    waiting: dict[tuple[int, int], list[T]] = {}
     for size, picture in pictures:
         group = waiting.setdefault(size, [])
         group.append(picture)

@@ -139,7 +139,8 @@ def read_labels(
 
     source = Path(table.source)
     folders = _image_folders(Path(images).expanduser() if images else source.parent, known)
-    rows, problems, seen, missing, rows_without_image = [], list(table.problems), {}, [], []
+    rows, problems, missing, rows_without_image = [], list(table.problems), [], []
+    seen: dict[tuple[str, str], int] = {}  # the first row of an image and prompt
     for position, (number, cells) in enumerate(table.rows):
         image, prompt = names[position], prompts[position]
         numbers = []
@@ -153,8 +154,8 @@ def read_labels(
         if first != number:
             problems.append((number, f'{image}: the same image and prompt as in row {first}.'))
         path = image if uris and is_uri(image) else _find_image(image, folders)
-        cells = (*cells, *(column[position] for column in added.values()))
-        row = Row(number, path, numbers[0], prompt, tuple(numbers[1:]), cells)
+        further = (column[position] for column in added.values())
+        row = Row(number, path, numbers[0], prompt, tuple(numbers[1:]), (*cells, *further))
         if path:
             rows.append(row)
         else:

@@ -61,12 +61,13 @@ def _find_table(data: Path, name: str | None) -> tuple[Path, Release | None]:
     source = data
     if data.is_dir():
         tables = [release.table] if release else [each.table for each in RELEASES]
-        source = next((data / table for table in tables if (data / table).is_file()), None)
-        if source is None and release:
+        found = next((data / table for table in tables if (data / table).is_file()), None)
+        if found is None and release:
             raise TableError(f"'{data}' has no {release.table}, where {release.name} keeps its labels: name another folder.")
-        if source is None:
+        if found is None:
             known = ', '.join(tables[1:])
             raise TableError(f"'{data}' has no {tables[0]} and no table of a known release ({known}): name the table itself.")
+        source = found
     if release is None:
         # the table of an ordered release lists no images, so that only its name identifies it
         release = next((each for each in RELEASES if each.order and each.table == source.name), None)

@@ -161,9 +161,9 @@ def prompt_groups(prompts: Sequence[str], contents: Sequence[str]) -> list[str]:
         prompts: the prompt of each row, '' where it has none.
         contents: the hash of each row's file, see `content_hashes`.
     """
-    parent = {}
+    parent: dict[tuple[str, str], tuple[str, str]] = {}
 
-    def root(node):
+    def root(node: tuple[str, str]) -> tuple[str, str]:
         while parent.setdefault(node, node) != node:
             parent[node] = parent[parent[node]]  # halves the path to the root, which would grow with each prompt
             node = parent[node]
@@ -174,7 +174,7 @@ def prompt_groups(prompts: Sequence[str], contents: Sequence[str]) -> list[str]:
         parent[root(('content', content))] = root(('prompt', ' '.join(name.split()).casefold()))
 
     # Which node became a root depends on the order of the rows; the first name of a group in sorted order does not.
-    members = {}
+    members: dict[tuple[str, str], set[str]] = {}
     for name, content in zip(names, contents, strict=True):
         members.setdefault(root(('content', content)), set()).add(name)
     group_names = {node: min(group) for node, group in members.items()}

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
 from align_iqa_plugin.data.images import ENDINGS, ImageError, read_image
-from align_iqa_plugin.data.labels import Labels
+from align_iqa_plugin.data.labels import Labels, Row
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def verify(labels: Labels, *, workers: int) -> list[Finding]:
     Raises:
         OSError: a folder cannot be read, or a process was killed.
     """
-    first_row = {}
+    first_row: dict[str, int] = {}
     for row in labels.rows:
         first_row.setdefault(row.path, row.number)
     problem_of, content_of = {}, {}
@@ -68,14 +69,14 @@ def verify(labels: Labels, *, workers: int) -> list[Finding]:
 
 def _decode_all(paths: Sequence[str], workers: int) -> Iterator[tuple[str, str]]:
     """The problem of each image and '', or '' and the hash of its file."""
-    shown = {'description': 'Decoding images', 'total': len(paths), 'console': Console(stderr=True), 'transient': True}
+    shown = partial(track, description='Decoding images', total=len(paths), console=Console(stderr=True), transient=True)
     if workers == 1:
-        yield from track(map(_decode, paths), **shown)
+        yield from shown(map(_decode, paths))
         return
     try:
         # processes, not threads: `read_image` reads one image at a time in a process
         with ProcessPoolExecutor(workers) as pool:
-            yield from track(pool.map(_decode, paths, chunksize=8), **shown)
+            yield from shown(pool.map(_decode, paths, chunksize=8))
     except BrokenProcessPool as error:
         raise OSError(
             'a process that decoded images was killed, probably because memory ran out: try again with --workers 1.'
@@ -93,7 +94,7 @@ def _decode(path: str) -> tuple[str, str]:
 def _duplicates(labels: Labels, first_row: dict[str, int], content_of: dict[str, str]) -> Iterator[Finding]:
     """Files of the same bytes; those that the release is known to have are notes."""
     known = [set(group.split()) for group in labels.release.duplicates] if labels.release else []
-    groups = {}
+    groups: dict[str, list[str]] = {}
     for path, content in content_of.items():
         groups.setdefault(content, []).append(path)
     for first, *others in groups.values():
@@ -108,7 +109,7 @@ def _misnamed(labels: Labels) -> Iterator[tuple[int, str]]:
     """Rows whose file name does not follow the release's pattern, or whose prompt is not that of the prompt's number in it."""
     if labels.release is None or labels.release.file_name is None:
         return
-    first_of = {}
+    first_of: dict[str, Row] = {}
     ids = labels.column('prompt_id') if 'prompt_id' in labels.header else [''] * len(labels.rows)
     for row, prompt_id in zip(labels.rows, ids, strict=True):
         name = Path(row.path).name

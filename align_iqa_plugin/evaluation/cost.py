@@ -26,7 +26,7 @@ METRIC_CASES = {
     f'metric, {name}': 'metric, align_iqa'
     for name in ('topiq_nr', 'maniqa', 'hyperiqa', 'dbcnn', 'cnniqa', 'musiq', 'liqe', 'clipiqa', 'wadiqam_nr')
 }
-UNTRAINED = {
+UNTRAINED: dict[str, dict[str, bool | None]] = {
     # by type of network, the keywords with which it downloads nothing; a keyword that it lacks is not given
     'CNNIQA': {'pretrained': None},
     'CFANet': {'pretrained': False, 'backbone_pretrain': False},
@@ -92,7 +92,7 @@ def measure(cases: dict[str, str], *, batch_size: int, repeats: int, device: str
 def time_in_turns(names: Iterable[str], batch_size: int, repeats: int, device: str) -> dict[str, float]:
     """Median seconds of each case; they take turns."""
     runs = {name: build_case(name, batch_size, device).run for name in names}
-    times = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
         for name, run in runs.items():
             start = time.perf_counter()
@@ -127,14 +127,14 @@ def _network_case(name, batch_size, device) -> Case:
     from align_iqa_plugin.archs.pretrained import create_align_iqa
 
     train = 'step' in name
-    network = create_align_iqa(pretrained=True)
+    whole = create_align_iqa(pretrained=True)
     if 'CGI' in name:  # with the same fitted head
         guided = AlignIQA(guide='saliency', injection='cgi')
-        guided.head.load_state_dict(network.head.state_dict())
-        guided.is_trained, network = True, guided
-    network.to(device).train(train)
+        guided.head.load_state_dict(whole.head.state_dict())
+        guided.is_trained, whole = True, guided
+    network: torch.nn.Module = whole.to(device).train(train)
     if name.startswith('backbone'):
-        network = network.backbone.vit.requires_grad_(train).train(train)
+        network = whole.backbone.vit.requires_grad_(train).train(train)
     optimizer = torch.optim.AdamW(network.parameters()) if train else None
     image = torch.rand(batch_size, 3, 224, 224, device=device)
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import Dataset
+from pyiqa.data.base_iqa_dataset import BaseIQADataset
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.data.feature_cache import FeatureCache
@@ -20,7 +20,7 @@ class Predictions(NamedTuple):
 
 def predict(
     network: AlignIQA,
-    dataset: Dataset,
+    dataset: BaseIQADataset,
     *,
     device: str | torch.device,
     cache: FeatureCache | None = None,

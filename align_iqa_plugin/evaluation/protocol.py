@@ -160,8 +160,8 @@ def merged(parts: Sequence[dict]) -> dict:
     return result
 
 
-def _run_fold(options: Mapping, kind: str, fold: str, column: str, root: Path) -> dict:
-    options = copy.deepcopy(dict(options))
+def _run_fold(given: Mapping, kind: str, fold: str, column: str, root: Path) -> dict:
+    options = copy.deepcopy(dict(given))
     options['name'] = f'{options["name"]}_{kind}_{fold}'
     for section in options['datasets'].values():
         section['split_index'] = column

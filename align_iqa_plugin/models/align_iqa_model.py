@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 from pyiqa.data import build_dataset
+from pyiqa.data.base_iqa_dataset import BaseIQADataset
 from pyiqa.models.general_iqa_model import GeneralIQAModel
 from pyiqa.utils import get_root_logger
 from pyiqa.utils.dist_util import master_only
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.pretrained import checkpoint_state, load_checkpoint
@@ -48,7 +48,7 @@ class AlignIQAModel(GeneralIQAModel):
         """Start from the weights in a file, which is read without running code."""
         load_checkpoint(net, read_weights(load_path, 'path.pretrain_network'), f'path.pretrain_network: {load_path}')
 
-    def init_training_settings(self):
+    def init_training_settings(self) -> None:
         train_opt = self.opt['train']
         self.net.train()
         self.trained = {name: p for name, p in self.net.named_parameters() if p.requires_grad}
@@ -196,7 +196,7 @@ class AlignIQAModel(GeneralIQAModel):
 
     # Validation
 
-    def score(self, dataset: Dataset, iteration: int) -> Tensor:
+    def score(self, dataset: BaseIQADataset, iteration: int) -> Tensor:
         """Scores, targets and whether they exist, side by side, (n, 3 k), of this process' images, with averaged weights.
 
         Raises:
@@ -230,7 +230,7 @@ class AlignIQAModel(GeneralIQAModel):
         self._check_targets(column, scores)
         return column.to(self.device)
 
-    def record(self, dataset: Dataset, iteration: int, table: Tensor, tb_logger) -> None:
+    def record(self, dataset: BaseIQADataset, iteration: int, table: Tensor, tb_logger) -> None:
         """Log the metrics of a validation; save the network as `net_best.pth` if `selection` calls it the best."""
         name, metrics = dataset.opt['name'], self.opt['val']['metrics']
         results = validation_metrics(table, dataset.opt.get('further_score_columns') or [], metrics)
@@ -281,7 +281,7 @@ class AlignIQAModel(GeneralIQAModel):
 
     # The start
 
-    def start_as_ridge_regression(self, dataset: Dataset | None = None) -> None:
+    def start_as_ridge_regression(self, dataset: BaseIQADataset | None = None) -> None:
         """Fit the head (`fit_head`), and save the network as `net_start.pth`.
 
         Args:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from pyiqa.data.base_iqa_dataset import BaseIQADataset
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.data.feature_cache import FeatureCache
@@ -37,7 +37,7 @@ class Fit(NamedTuple):
 @torch.no_grad()
 def fit_head(
     network: AlignIQA,
-    dataset: Dataset,
+    dataset: BaseIQADataset,
     *,
     alpha: float,
     device: torch.device,

@@ -12,15 +12,17 @@ from timm.models import group_parameters
 from torch import nn
 from torch.optim import Optimizer
 
+from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 
-def build_optimizer(network: nn.Module, trained: Mapping[str, nn.Parameter], options: Mapping) -> Optimizer:
+
+def build_optimizer(network: AlignIQA, trained: Mapping[str, nn.Parameter], options: Mapping) -> Optimizer:
     """The optimiser over the trained parameters, each of them in one group.
 
     The ids of layers are timm's. Its `param_groups_layer_decay` takes one model, one learning rate and one weight decay, so it
     cannot express the rates of parts, nor the parts around the backbone.
 
     Args:
-        network: an `AlignIQA`.
+        network: that is trained.
         trained: its trained parameters by name.
         options: `train.optim`. Where two parts occur in a name, the one further right counts.
 
@@ -29,9 +31,10 @@ def build_optimizer(network: nn.Module, trained: Mapping[str, nn.Parameter], opt
             frozen backbone.
     """
     options = dict(options)
-    kind, base, layer_decay = options.pop('type'), options.pop('lr'), options.pop('layer_decay', None)
+    kind, layer_decay = options.pop('type'), options.pop('layer_decay', None)
+    base: float = options.pop('lr')
     parts = _part_settings(options)
-    settings_of = {None: {}, **parts}
+    settings_of: dict[str | None, dict] = dict([(None, {}), *parts.items()])
     above = {} if layer_decay is None else _layers_above(network, trained)
     groups: dict[tuple[str | None, float], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
@@ -65,7 +68,7 @@ def _check_parts_used(parts: Mapping, used: set, trained: Mapping) -> None:
         )
 
 
-def _layers_above(network: nn.Module, trained: Mapping) -> dict[str, int]:
+def _layers_above(network: AlignIQA, trained: Mapping) -> dict[str, int]:
     """For each parameter of the backbone, how many layers there are from its own to the network's other parts."""
     if not any(name.startswith('backbone.') for name in trained):
         raise ValueError('train.optim.layer_decay needs freeze_backbone: false, since a frozen backbone is not trained.')

@@ -54,7 +54,7 @@ def optimizer(section: Any) -> dict | None:
     names = [name for name in section if isinstance(name, str)] if isinstance(section, dict) else []
     rates = [name for name in names if re.match('lr_.', name)]
     decays = [name.replace('lr_', 'weight_decay_', 1) for name in rates]
-    further = {'lr': (Number, ...), 'layer_decay': (Share, None)}
+    further: dict[str, Any] = {'lr': (Number, ...), 'layer_decay': (Share, None)}
     further |= dict.fromkeys([*rates, *decays], (NotNegative, 0.0))
     return _of_class(
         section,
@@ -120,8 +120,7 @@ def _dataset(phase: str, section: Any) -> dict:
     fields: dict[str, Any] = {'name': (Text, ...), 'type': (known, ...)}
     for name in ('batch_size_per_gpu', 'num_worker_per_gpu'):
         declared = DatasetOptions.model_fields[name]
-        kind = Annotated[(declared.annotation, *declared.metadata)]
-        fields[name] = (kind, ... if phase == 'train' else declared.default)
+        fields[name] = (declared.rebuild_annotation(), ... if phase == 'train' else declared.default)
     model = create_model('dataset', __base__=DatasetOptions if ours else _AnyKeys, **fields)
     return plain(model.model_validate(section))
 
@@ -135,8 +134,8 @@ def network(section: Any) -> dict:
     for part, choices in part_tables().items():
         default = fields[part][1]
         name = section.get(part, default) if isinstance(section, dict) else default
-        known = partial(known_name, choices=dict.fromkeys([*choices, default]), renamed=RENAMED.get(part))
-        fields[part] = (Annotated[Text, AfterValidator(known)], default)
+        check = partial(known_name, choices=dict.fromkeys([*choices, default]), renamed=RENAMED.get(part))
+        fields[part] = (Annotated[Text, AfterValidator(check)], default)
         if isinstance(name, str) and name in choices:
             fields[f'{part}_options'] = (_part_model(part, choices, name) | None, None)
     model = create_model('network', __base__=Section, type=(Text, ...), **fields)

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from pyiqa.data.base_iqa_dataset import BaseIQADataset
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 from tqdm import tqdm
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
@@ -18,7 +19,7 @@ Forward = Callable[[Tensor, list[str] | None], Tensor]
 @torch.no_grad()
 def run_over(
     forward: Forward,
-    dataset: Dataset,
+    dataset: BaseIQADataset,
     places: Sequence[int],
     *,
     device: torch.device,
@@ -44,7 +45,7 @@ def run_over(
 
 
 def features_of(
-    network: AlignIQA, dataset: Dataset, places: Sequence[int], cache: FeatureCache | None = None, **shown
+    network: AlignIQA, dataset: BaseIQADataset, places: Sequence[int], cache: FeatureCache | None = None, **shown
 ) -> Tensor:
     """What the head reads of images, (n, f), in float32; only images that the cache lacks are decoded.
 
@@ -81,7 +82,7 @@ def features_of(
 @torch.no_grad()
 def scores_of(
     network: AlignIQA,
-    dataset: Dataset,
+    dataset: BaseIQADataset,
     places: Sequence[int],
     cache: FeatureCache | None = None,
     forward: Forward | None = None,
@@ -98,7 +99,7 @@ def scores_of(
     return torch.cat(rows) if rows else torch.zeros(0, network.config['targets'], device=shown['device'])
 
 
-def labels_of(dataset: Dataset, place: int) -> dict:
+def labels_of(dataset: BaseIQADataset, place: int) -> dict:
     """targets (k,), target_mask (k,), prompt and img_path of an image, which is not decoded."""
     if hasattr(dataset, 'labels'):
         return dataset.labels(place)

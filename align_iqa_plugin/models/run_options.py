@@ -84,7 +84,7 @@ def check_resumable(state: dict, given: dict) -> None:
 
 
 def _flat(options: dict, prefix: str = '') -> dict[str, object]:
-    flat = {}
+    flat: dict[str, object] = {}
     for key, value in options.items():
         flat |= _flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value}
     return flat

@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 import yaml
 from pyiqa.data import build_dataset
+from pyiqa.data.base_iqa_dataset import BaseIQADataset
 from pyiqa.models import build_model
 from pyiqa.utils import get_env_info, get_root_logger, get_time_str, init_tb_logger
-from torch.utils.data import Dataset
 
 from align_iqa_plugin.models.align_iqa_model import AlignIQAModel
 from align_iqa_plugin.models.process_group import (
@@ -129,8 +129,8 @@ class _Loop:
         model: AlignIQAModel,
         options: dict,
         given: dict,
-        train_set: Dataset,
-        val_sets: list[Dataset],
+        train_set: BaseIQADataset,
+        val_sets: list[BaseIQADataset],
         *,
         start: int,
         tb_logger,

@@ -19,7 +19,7 @@ class PeakMemory:
         gc.collect()
         if device.type == 'cuda':
             torch.cuda.empty_cache()
-            self._before = torch.cuda.memory_allocated(device)
+            self._before: float | None = torch.cuda.memory_allocated(device)
         else:
             if sys.platform == 'linux' and hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
                 libc.malloc_trim(0)  # memory that was freed before, and kept for reuse, would not count as growth
@@ -37,10 +37,12 @@ class PeakMemory:
 
     def read(self) -> float | None:
         """The peak since `restart`, None where it is not known."""
+        if self._before is None:
+            return None
         if self.device.type == 'cuda':
             return (torch.cuda.max_memory_allocated(self.device) - self._before) / 1e6
         peak = _resident('VmHWM')
-        return None if peak is None or self._before is None else max(0.0, peak - self._before)
+        return None if peak is None else max(0.0, peak - self._before)
 
 
 def _resident(line: str) -> float | None:

@@ -95,7 +95,7 @@ class Workers:
         self.device = device
         if device == 'cpu':
             self.number = min(number or places, places)
-            self.resources = {'num_cpus': 1}
+            self.resources: dict[str, float] = {'num_cpus': 1}
         else:
             self.number = number or places
             self.resources = {'num_cpus': 0, 'num_gpus': 1 / ceil(self.number / places)}
@@ -205,4 +205,5 @@ def _silent_stderr() -> Iterator[None]:
         yield
     finally:
         os.dup2(kept, 2)
-        os.close(kept), os.close(nowhere)
+        os.close(kept)
+        os.close(nowhere)

@@ -184,7 +184,7 @@ def _kind(hint: Any, default: Any) -> Any:
     if origin is Literal:
         return hint
     if origin in (list, Sequence) or (origin is tuple and arguments[1:] == (...,)):
-        return list[_kind(arguments[0], None)]
+        return types.GenericAlias(list, (_kind(arguments[0], None),))
     if origin in (Union, types.UnionType):  # of what YAML can write: no tensors
         members = [_kind(member, None) for member in arguments if member in KINDS or get_origin(member)]
         if any(member is not None for member in members):

@@ -1,5 +1,6 @@
 """Draws scored images on a contact sheet, best first, so that the eye can judge the scores."""
 
+from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
 from typing import NamedTuple
@@ -73,7 +74,7 @@ def draw_sheet(tiles: list[Tile], *, without_score: int = 0) -> Image.Image:
         without_score: how many further images have no score: the header says so.
     """
     total = len(tiles)
-    ranks = range(total)
+    ranks: Sequence[int] = range(total)
     if total > MAX_TILES:
         ranks = [round(number * (total - 1) / (MAX_TILES - 1)) for number in range(MAX_TILES)]
     columns = min(MAX_COLUMNS, len(ranks), max(3, round(sqrt(len(ranks) * 4 / 3))))

@@ -44,7 +44,7 @@ def open_engine(
                 metric = load_metric(device, weights)
                 engine = partial(score_rows, metric, batch_size=batch_size)
                 output = output and output.with_name(f'.{output.name}.scores')
-            folder = output and ScoreFolder(output, metric.origin)
+            folder = ScoreFolder(output, metric.origin) if output else None
         except (RayUnavailable, ValueError) as error:
             raise EngineError(str(error)) from error
         if folder:

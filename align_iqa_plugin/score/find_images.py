@@ -108,7 +108,10 @@ class _Search:
 
         def is_new(path: str) -> bool:
             real = os.path.realpath(path)
-            return real not in entered and not entered.add(real)
+            if real in entered:
+                return False
+            entered.add(real)
+            return True
 
         walk = os.walk(
             folder, followlinks=True, onerror=lambda error: self._add(error.filename, f'cannot be listed: {error.strerror}.')
@@ -116,7 +119,8 @@ class _Search:
         for parent, folders, files in walk:
             visible = sorted(name for name in folders if not name.startswith('.'))
             # links last, so that what lies beside them keeps its own name
-            visible.sort(key=lambda name, parent=parent: os.path.islink(os.path.join(parent, name)))
+            links = {name for name in visible if os.path.islink(os.path.join(parent, name))}
+            visible.sort(key=links.__contains__)
             folders[:] = [name for name in visible if is_new(os.path.join(parent, name))]
             for name in sorted(name for name in files if not name.startswith('.')):
                 path = os.path.join(parent, name)

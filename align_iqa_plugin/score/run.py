@@ -11,7 +11,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -228,7 +228,7 @@ def decode(paths: Sequence[str | Path], workers: int = 0) -> Iterator[Decoded]:
 
 
 def _read_in(pool: ProcessPoolExecutor, paths: Iterable[str | Path], ahead: int) -> Iterator[Decoded]:
-    waiting = deque()
+    waiting: deque[Future[Decoded]] = deque()
     for path in paths:
         waiting.append(pool.submit(_read, path))
         if len(waiting) == ahead:

@@ -70,11 +70,12 @@ class ScoreFolder:
 
     def read_scored(self, images: Iterable[str]) -> dict[tuple[str, str | None], dict]:
         """The rows that have a score, by image and prompt; rows of these images without a score are removed from the folder."""
-        images, scored = set(images), {}
+        asked = set(images)
+        scored: dict[tuple[str, str | None], dict] = {}
         for file in sorted(self.path.glob('*.parquet')):
             rows = parquet.read_table(file).to_pylist()
             scored |= {(row['image'], row['prompt']): row for row in rows if row['score'] is not None}
-            kept = [row for row in rows if row['score'] is not None or row['image'] not in images]
+            kept = [row for row in rows if row['score'] is not None or row['image'] not in asked]
             if not kept:
                 file.unlink()
             elif len(kept) < len(rows):

@@ -5,6 +5,7 @@ import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,8 @@ def explorer_data(
         runs: the metric table, by metric.
         name: of the data set, for the progress bar.
     """
-    metrics, disagreements = [], {}
+    metrics: list[dict[str, Any]] = []
+    disagreements: dict[str, tuple[list, list]] = {}
     for metric in ranked(numbers):
         row = numbers['metrics'][metric]
         ranks, disagreements[metric] = _disagreements(images['mos'], matrix[metric] * (-1 if row['lower_better'] else 1))

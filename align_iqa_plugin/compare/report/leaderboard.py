@@ -5,6 +5,7 @@ import html
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -19,7 +20,7 @@ MARKDOWN_COLUMNS = {
 }
 
 
-def value_of(estimate: object) -> float | None:
+def value_of(estimate: Any) -> float | None:
     """The number in a cell of the summary, which is one, or a mapping with `value`; None where it is undefined."""
     if isinstance(estimate, Mapping):
         estimate = estimate['value']
@@ -30,8 +31,8 @@ def interval_of(estimate: object) -> tuple[float, float] | None:
     """Lower and upper end of a number's interval; None where it has none."""
     if not isinstance(estimate, Mapping) or value_of(estimate) is None:
         return None
-    ends = estimate.get('low'), estimate.get('high')
-    return None if any(end is None or pd.isna(end) for end in ends) else ends
+    low, high = estimate.get('low'), estimate.get('high')
+    return None if low is None or high is None or pd.isna(low) or pd.isna(high) else (low, high)
 
 
 def field_form(value: float | None, digits: int = 4) -> str:

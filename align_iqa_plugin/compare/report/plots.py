@@ -15,13 +15,14 @@ MAX_VECTOR_POINTS = 20_000  # of more dots, an SVG file holds a picture
 
 def ranking_figure(name: str, numbers: Mapping) -> Figure:
     """SRCC of every metric of a data set with its interval, best first."""
-    metrics = [metric for metric in ranked(numbers) if value_of(numbers['metrics'][metric].get('srcc')) is not None]
+    estimates = {metric: numbers['metrics'][metric].get('srcc') for metric in ranked(numbers)}
+    srcc = {metric: value for metric, estimate in estimates.items() if (value := value_of(estimate)) is not None}
+    metrics = list(srcc)
     figure = Figure(figsize=(7, 1.3 + 0.28 * max(1, len(metrics))), layout='constrained')
     axes = figure.add_subplot()
     values = []
-    for place, metric in enumerate(metrics):
-        row = numbers['metrics'][metric]
-        value, ends = value_of(row['srcc']), interval_of(row['srcc'])
+    for place, (metric, value) in enumerate(srcc.items()):
+        row, ends = numbers['metrics'][metric], interval_of(estimates[metric])
         if ends:
             axes.plot(ends, (place, place), color=BLUE, linewidth=2, solid_capstyle='butt')
         axes.plot(value, place, 'o', color=BLUE, markersize=6)

@@ -145,7 +145,7 @@ def _missing_pictures(images: list[Mapping]) -> str:
 
 def _best(column: Column, rows: Mapping[str, Mapping]) -> float | None:
     """The best value of a column; None where no value is, or all are equal."""
-    known = [value for row in rows.values() if column.best and (value := _number(row, column)) is not None]
+    known = [value for row in rows.values() if column.best and (value := value_of(row.get(column.key))) is not None]
     return {'high': max, 'low': min}[column.best](known) if len(set(known)) > 1 else None
 
 
@@ -159,10 +159,8 @@ def _cell(column: Column, metric: str, row: Mapping, best: float | None, low: fl
         return {'column': column, 'whisker': _whisker(row.get('srcc'), low)}
     value = metric if column.key == 'metric' else _number(row, column)
     ends = interval_of(row.get(column.key))
-    if column.key in WORDS:
+    if value is None or isinstance(value, str):
         text = value or '–'
-    elif value is None:
-        text = '–'
     elif column.key in COUNTS:
         text = f'{value:,}'
     elif column.key == 'seconds':
