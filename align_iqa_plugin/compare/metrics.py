@@ -2,22 +2,22 @@
 
 import inspect
 import json
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 
 from align_iqa_plugin import __version__
 from align_iqa_plugin.compare.missing import is_offline, what_is_missing
 from align_iqa_plugin.compare.store import Configuration
+from align_iqa_plugin.models.options_file import parse
 from align_iqa_plugin.runtime.hashes import weights_digest
 from align_iqa_plugin.runtime.names import suggest
+from align_iqa_plugin.runtime.quiet import quiet_log
 from align_iqa_plugin.runtime.seeds import seed_everything
 
 PROMPT_KEYWORDS = ('caption_list', 'captions', 'prompts', 'prompt')
@@ -92,11 +92,11 @@ def read_yaml(file: Path) -> dict:
         ValueError: it cannot be read, is not YAML, or has no sections.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding='utf-8'))
+        content = parse(file.read_text(encoding='utf-8'), f"'{file}'")
     except OSError as error:
         raise ValueError(f"'{file}' cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"'{file}' is not valid YAML: {' '.join(str(error).split())}.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{file}' is not UTF-8 text: {error}.") from error
     if not isinstance(content, dict) or not content:
         raise ValueError(f"'{file}' has no sections, NAME: {{...}}.")
     return {str(name): section for name, section in content.items()}
@@ -119,7 +119,7 @@ class Metric:
 
         self.device = device
         seed_everything(SEED)  # parts without weights, if a metric has any, are then the same in every run
-        with _quiet() as printed:
+        with quiet_log(), redirect_stdout(StringIO()) as printed:
             try:
                 self._model = pyiqa.create_metric(name, device=device)
             # whatever the code of some 70 metrics, torch, timm, transformers and open_clip raise
@@ -155,27 +155,12 @@ class Metric:
         """
         seed_everything(SEED)  # some metrics draw crops: the score of an image is then the same in every run
         keywords = {self._prompt_keyword: list(prompts)} if prompts and self._prompt_keyword else {}
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet_log(), redirect_stdout(StringIO()):
             output = self._model(images, **keywords)
         scores = torch.as_tensor(output).detach().double().flatten().tolist()
         if len(scores) != len(images):
             raise ValueError(f'{len(scores)} scores for {len(images)} images')
         return scores
-
-
-@contextmanager
-def _quiet() -> Iterator[StringIO]:
-    """Collects what is printed inside, and silences pyiqa's log below warnings: it would land between progress bars."""
-    from pyiqa.utils import get_root_logger
-
-    logger = get_root_logger()
-    level = logger.level
-    logger.setLevel(max(level, logging.WARNING))
-    try:
-        with redirect_stdout(StringIO()) as printed:
-            yield printed
-    finally:
-        logger.setLevel(level)
 
 
 def _scores_folders(name: str) -> bool:

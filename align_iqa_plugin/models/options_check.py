@@ -1,9 +1,9 @@
 """What an option file names, looked at before a training begins: data, splits, weights, the parts of the network."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from align_iqa_plugin.runtime.quiet import quiet_log
 from align_iqa_plugin.runtime.schema import failure
 
 
@@ -19,7 +19,7 @@ def check_options(options: dict) -> None:
     import torch
 
     problems = []
-    with _before_the_log(), torch.random.fork_rng(devices=[]):
+    with quiet_log(), torch.random.fork_rng(devices=[]):
         for phase, section in options['datasets'].items():
             found = _dataset_problems(phase, section, options.get('num_gpu', 'auto'))
             problems += [f'datasets.{phase}{problem}' for problem in found]
@@ -94,17 +94,3 @@ def _weight_problems(network, state: dict, name: str) -> list[str]:
         for part, digest in frozen_digests(network).items()
         if frozen.get(part) != digest
     ]
-
-
-@contextmanager
-def _before_the_log() -> Iterator[None]:
-    """pyiqa's logger gets its file when it is asked for first, by the trainer: inside, asking does not count."""
-    from pyiqa.utils.logger import initialized_logger
-
-    first = 'pyiqa' not in initialized_logger
-    initialized_logger['pyiqa'] = True
-    try:
-        yield
-    finally:
-        if first:
-            del initialized_logger['pyiqa']

@@ -29,8 +29,6 @@ def complete_options(options: dict, root: Path) -> dict:
     if options['logger'].get('use_tb_logger') and find_spec('tensorboard') is None:
         raise ValueError('logger.use_tb_logger needs the package tensorboard: install it, or set use_tb_logger: false.')
     path = options.setdefault('path', {})
-    if path.get('resume_state'):
-        raise ValueError('path.resume_state is not read: --resume goes on from the last training state of the experiment.')
     gpus = torch.cuda.device_count()
     wanted = options.get('num_gpu', 'auto')
     if wanted not in (0, 'auto') and not gpus:

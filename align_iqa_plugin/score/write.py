@@ -78,13 +78,15 @@ def print_table(rows: list[Row]) -> None:
 
 def correlation_with_mos(rows: list[Row]) -> str:
     """A sentence with the rank correlation between score and MOS."""
-    from scipy.stats import spearmanr
+    import numpy as np
+
+    from align_iqa_plugin.evaluation.correlation import srcc
 
     pairs = [(row.score, row.mos) for row in rows if row.score is not None]
     if len({score for score, _ in pairs}) < 2:
         return 'Rank correlation (SRCC) between score and MOS: not defined without two different scores.'
-    srcc, _ = spearmanr([score for score, _ in pairs], [mos for _, mos in pairs])
-    return f'Rank correlation (SRCC) between score and MOS: {srcc:.3f} over {len(pairs)} images.'
+    scores, mos = (np.array(values) for values in zip(*pairs, strict=True))
+    return f'Rank correlation (SRCC) between score and MOS: {float(srcc(scores, mos)[0]):.3f} over {len(pairs)} images.'
 
 
 def printable(text: str) -> str:

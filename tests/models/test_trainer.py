@@ -305,11 +305,6 @@ def test_tensorboard_that_is_not_installed_is_an_error(tiny_options, tmp_path, m
     assert 'needs the package tensorboard' in error_before_any_work(tiny_options, tmp_path)
 
 
-def test_pyiqas_key_for_resuming_is_not_passed_over(tiny_options, tmp_path):
-    tiny_options['path']['resume_state'] = 'some.state'
-    assert 'path.resume_state is not read: --resume' in error_before_any_work(tiny_options, tmp_path)
-
-
 # What is left behind
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from align_iqa_plugin.compare.report.leaderboard import field_form, interval_of, ranked, value_of
+from align_iqa_plugin.runtime.atomic import atomic_file
 
 BLUE, GREY = '#0b5cad', '#767d87'
 MAX_VECTOR_POINTS = 20_000  # of more dots, an SVG file holds a picture
@@ -71,8 +72,9 @@ def scatter_figure(name: str, numbers: Mapping, scores: pd.DataFrame) -> Figure:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as the ending of `path` says (png or svg); the same figure gives the same file."""
-    with matplotlib.rc_context({'svg.hashsalt': 'align-iqa'}):
-        figure.savefig(path, dpi=150, metadata={'Date': None} if path.suffix == '.svg' else None)
+    form = path.suffix.removeprefix('.')
+    with atomic_file(path) as part, matplotlib.rc_context({'svg.hashsalt': 'align-iqa'}):
+        figure.savefig(part, format=form, dpi=150, metadata={'Date': None} if form == 'svg' else None)
 
 
 def _clean(axes) -> None:
