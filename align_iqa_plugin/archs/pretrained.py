@@ -37,6 +37,13 @@ def create_align_iqa(*, pretrained: bool = False, pretrained_model_path: str | N
 
     Raises:
         ValueError, FileNotFoundError: the file cannot be read, or does not fit the network.
+
+    >>> metric = create_align_iqa(pretrained=True).eval()
+    >>> images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))  # RGB in [0, 1]: uniform noise
+    >>> with torch.no_grad():
+    ...     scores = metric(images)
+    >>> scores.shape, bool((scores < 2.5).all())  # low, on the scale of AGIQA-3K's MOS, about 0 to 5
+    (torch.Size([2, 1]), True)
     """
     path, key = pretrained_model_path, 'pretrained_model_path'
     if path is None and pretrained:

@@ -1,3 +1,4 @@
+import doctest
 import json
 
 import pyiqa
@@ -52,6 +53,12 @@ def edited(state, **changes):
 
 
 IMAGE = torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_example_of_the_docstring_runs():
+    names = {'create_align_iqa': create_align_iqa, 'torch': torch}
+    (example,) = doctest.DocTestFinder(recurse=False).find(create_align_iqa, globs=names)
+    assert example.examples and doctest.DocTestRunner().run(example).failed == 0
 
 
 @pytest.mark.parametrize('options', VARIANTS, ids=str)

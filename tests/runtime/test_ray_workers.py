@@ -84,6 +84,7 @@ def rows_in(folder):
     return pd.concat([pd.read_parquet(file) for file in sorted(folder.glob('*.parquet'))], ignore_index=True)
 
 
+@pytest.mark.slow  # minutes: each worker of Ray loads torch and pyiqa anew
 def test_score_survives_a_killed_worker_and_goes_on_where_it_was(local_ray, tmp_path, monkeypatch):
     monkeypatch.setattr(score_folder, 'FILE_SECONDS', 0)
     pictures, output = tmp_path / 'pictures', tmp_path / 'scores'
@@ -131,6 +132,7 @@ def test_score_survives_a_killed_worker_and_goes_on_where_it_was(local_ray, tmp_
     assert sum(file.exists() and file.read_bytes() == content for file, content in before.items()) >= len(before) - 2
 
 
+@pytest.mark.slow  # minutes: each worker of Ray loads torch and pyiqa anew
 def test_compare_survives_a_killed_worker(local_ray, tiny_images, tmp_path, monkeypatch):
     given = {}
     monkeypatch.setattr(comparison, 'summarise', lambda scores, **settings: {'datasets': {}})
