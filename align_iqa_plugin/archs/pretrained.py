@@ -62,11 +62,15 @@ def create_align_iqa(*, pretrained: bool = False, pretrained_model_path: str | N
     return net
 
 
-def checkpoint_state(network: AlignIQA) -> dict[str, Tensor]:
-    """What a checkpoint holds: `state_dict()` without the frozen parts, and the metadata."""
+def checkpoint_state(network: AlignIQA, digests: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """What a checkpoint holds: `state_dict()` without the frozen parts, and the metadata.
+
+    Args:
+        digests: `frozen_digests`, if they are known: for a large backbone they take a second.
+    """
     frozen = tuple(f'{name}.' for name in frozen_parts(network))
     state = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(frozen)}
-    return _without_flag(state) | {METADATA: _metadata(network)}
+    return _without_flag(state) | {METADATA: _metadata(network, digests)}
 
 
 def full_state(network: AlignIQA) -> dict[str, Tensor]:
@@ -160,12 +164,12 @@ def _without_flag(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if name != 'trained'}  # which the metadata states
 
 
-def _metadata(network: AlignIQA) -> Tensor:
+def _metadata(network: AlignIQA, digests: Mapping[str, str] | None = None) -> Tensor:
     content = {
         'trained': network.is_trained,
         'network': network.config,
         'normalisation': _normalisation(network),
-        'frozen': frozen_digests(network),
+        'frozen': dict(frozen_digests(network) if digests is None else digests),
     }
     return torch.tensor(list(json.dumps(content, sort_keys=True).encode()), dtype=torch.uint8)
 

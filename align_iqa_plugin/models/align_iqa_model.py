@@ -18,7 +18,7 @@ from pyiqa.utils.dist_util import master_only
 from torch import Tensor, nn
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
-from align_iqa_plugin.archs.pretrained import checkpoint_state, load_checkpoint
+from align_iqa_plugin.archs.pretrained import checkpoint_state, frozen_digests, load_checkpoint
 from align_iqa_plugin.archs.weights import read_weights
 from align_iqa_plugin.data.feature_cache import FeatureCache
 from align_iqa_plugin.models.averaged_weights import AveragedWeights
@@ -52,6 +52,7 @@ class AlignIQAModel(GeneralIQAModel):
         train_opt = self.opt['train']
         self.net.train()
         self.trained = {name: p for name, p in self.net.named_parameters() if p.requires_grad}
+        self.frozen = frozen_digests(self.net)
         if not self.trained and train_opt.get('ridge_alpha') is None:
             raise ValueError('this network has no parameter to train: its head is fitted, which train.ridge_alpha does.')
         precision = train_opt.get('precision', 'fp32')
@@ -248,7 +249,7 @@ class AlignIQAModel(GeneralIQAModel):
     @master_only
     def save_network(self, net, net_label, current_iter=None, param_key='params'):
         """Write `models/LABEL.pth`, with the averaged weights where there are any."""
-        state = checkpoint_state(net) | (self.average.tensors() if self.average else {})
+        state = checkpoint_state(net, self.frozen) | (self.average.tensors() if self.average else {})
         suffix = {None: '', -1: '_latest'}.get(current_iter, f'_{current_iter}')
         path = Path(self.opt['path']['models']) / f'{net_label}{suffix}.pth'
         atomic_write(path, serialize({param_key: {key: tensor.detach().cpu() for key, tensor in state.items()}}))
@@ -257,7 +258,7 @@ class AlignIQAModel(GeneralIQAModel):
         """All that the next step depends on beside the data and the seeds."""
         offsets = self.target_offsets
         return {
-            'net': checkpoint_state(self.net),
+            'net': checkpoint_state(self.net, self.frozen),
             'optimizers': [optimizer.state_dict() for optimizer in self.optimizers],
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
             'scaler': self.scaler.state_dict(),

@@ -130,14 +130,16 @@ def network(section: Any) -> dict:
     if isinstance(section, dict) and section.get('type') != 'AlignIQA':
         known = Annotated[Text, AfterValidator(partial(registered, 'arch', register.ARCHS))]
         return plain(create_model('network', __base__=_AnyKeys, type=(known, ...)).model_validate(section))
+    from align_iqa_plugin.archs.parts import PARTS
+
     fields = network_fields()
-    for part, choices in part_tables().items():
+    for part, choices in PARTS.items():
         default = fields[part][1]
         name = section.get(part, default) if isinstance(section, dict) else default
         check = partial(known_name, choices=dict.fromkeys([*choices, default]), renamed=RENAMED.get(part))
         fields[part] = (Annotated[Text, AfterValidator(check)], default)
         if isinstance(name, str) and name in choices:
-            fields[f'{part}_options'] = (_part_model(part, choices, name) | None, None)
+            fields[f'{part}_options'] = (_part_model(part, name) | None, None)
     model = create_model('network', __base__=Section, type=(Text, ...), **fields)
     return plain(model.model_validate(section))
 
@@ -160,20 +162,10 @@ def network_fields() -> dict[str, Any]:
     return fields_of(getattr(import_module(module), name)) | fields_of(AlignIQA)
 
 
-def part_tables() -> dict[str, Mapping]:
-    """The parts of AlignIQA, and the classes to choose from for each."""
-    from align_iqa_plugin.archs.guides import GUIDES
-    from align_iqa_plugin.archs.head import HEADS
-    from align_iqa_plugin.archs.injection import INJECTIONS
-    from align_iqa_plugin.archs.msfa import AGGREGATIONS
+def _part_model(part: str, name: str) -> type[Section]:
+    from align_iqa_plugin.archs.parts import part_class
 
-    return {'guide': GUIDES, 'injection': INJECTIONS, 'aggregation': AGGREGATIONS, 'head': HEADS}
-
-
-def _part_model(part: str, choices: Mapping, name: str) -> type[Section]:
-    from align_iqa_plugin.archs.guides import guide_class
-
-    cls = guide_class(name) if part == 'guide' else choices[name]
+    cls = part_class(part, name)
     model = create_model(f'{part}_options', __base__=Section, **fields_of(cls, GIVEN_TO_PARTS))
     model.removed_keys = REMOVED_FROM_PARTS
     return model
