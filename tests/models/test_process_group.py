@@ -21,6 +21,8 @@ torch.set_num_threads(1)
 from align_iqa_plugin.models import process_group
 from align_iqa_plugin.models import trainer as training
 
+pytestmark = pytest.mark.xdist_group('process_group')  # its fixtures are made once
+
 options = json.loads(Path('options.json').read_text())
 number = int(os.environ['RANK'])
 
