@@ -24,7 +24,7 @@ class GuidedViT(nn.Module):
         name: a plain ViT by timm's name.
         stages: number of stages of equal depth, 1 to the number of blocks.
         input_size: side in pixels of the square whose area every image is resized to.
-        frozen: no gradient for its parameters; it stays in eval mode in training, whatever `train()` is told.
+        frozen: no gradient for its parameters; it stays in eval mode, also in training.
         pretrained: take the weights from timm's hub.
         state: weights instead, in any form that timm's own converter for ViTs reads.
 

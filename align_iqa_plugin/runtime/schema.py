@@ -1,6 +1,6 @@
 """Sections of option files as pydantic models, and what is wrong with one of them as sentences.
 
-A section refuses keys that it does not declare. Numbers are kept as they are written: 10 stays an integer where any number
+A section rejects keys that it does not declare. Numbers are kept as they are written: 10 stays an integer where any number
 may stand, and 2e2 becomes one where a whole number has to.
 """
 

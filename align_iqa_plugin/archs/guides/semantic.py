@@ -87,7 +87,7 @@ class SemanticGuide(nn.Module):
         self.match_levels = nn.Linear(len(MATCH_WORDS), dim)
         self.quality_levels = nn.Linear(len(QUALITY_WORDS) + len(QUALITY_ANTONYMS), dim)
 
-        # Text features by prompt, the longest unused first. Other weights, device or dtype make them stale.
+        # Text features by prompt, the longest unused first. They are dropped with other weights, device or dtype.
         self._text_cache: dict[str | None, Tensor] = {}
         self.vlm.register_load_state_dict_post_hook(self._forget_texts)
 
