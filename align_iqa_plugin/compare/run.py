@@ -56,8 +56,10 @@ def read_tables(
     sections = read_yaml(option_file) if option_file else {}
     tables = {SAMPLES: sample_images()} if samples else {}
     for name in dict.fromkeys([*names, *sections]):
-        options = dataset_options(name, sections, root)
-        tables[Path(name).stem] = read_dataset(options, split=split, phase=phase)
+        called = Path(name).stem
+        if called in tables:
+            raise ValueError(f"'{name}' would replace another data set called '{called}': give one of them another name.")
+        tables[called] = read_dataset(dataset_options(name, sections, root), split=split, phase=phase)
     return {name: with_other_prompts(images, seed=seed) for name, images in tables.items()}
 
 

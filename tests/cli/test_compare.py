@@ -242,6 +242,19 @@ def test_a_wrong_command_fails_with_a_sentence_before_any_work(page, arguments, 
     assert not Path('x').exists() and Brightness.asked == []
 
 
+@pytest.mark.parametrize('names', [('a/labels.csv', 'b/labels.csv'), ('a/samples.csv', '--samples')])
+def test_two_data_sets_of_one_name_are_an_error(page, tiny_images, names, tmp_path):
+    for name in names:
+        if name.endswith('.csv'):
+            table = tmp_path / 'tables' / name
+            shutil.copytree(tiny_images, table.parent)
+            (table.parent / 'data.csv').rename(table)
+    words = [name if name.startswith('-') else tmp_path / 'tables' / name for name in names]
+    result = run('-m', 'entropy', '-d', *words, '--out', tmp_path / 'out')
+    assert result.exit_code == 2 and Path(names[0]).stem in result.stderr, result.output
+    assert not (tmp_path / 'out').exists()
+
+
 def test_a_folder_with_another_database_is_refused(page, tmp_path):
     (tmp_path / 'scores.sqlite').write_text('notes')
     result = run('-m', 'entropy', '--samples', '--out', tmp_path)
