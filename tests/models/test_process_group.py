@@ -13,6 +13,8 @@ from align_iqa_plugin.models import process_group
 from align_iqa_plugin.models.trainer import train
 from align_iqa_plugin.models.training_state import latest_training_state
 
+pytestmark = pytest.mark.xdist_group('process_group')  # its fixtures are made once
+
 PROCESS = """
 import json, os, signal, sys
 from pathlib import Path
@@ -20,8 +22,6 @@ import torch
 torch.set_num_threads(1)
 from align_iqa_plugin.models import process_group
 from align_iqa_plugin.models import trainer as training
-
-pytestmark = pytest.mark.xdist_group('process_group')  # its fixtures are made once
 
 options = json.loads(Path('options.json').read_text())
 number = int(os.environ['RANK'])
