@@ -9,8 +9,6 @@ import pytest
 
 import align_iqa_plugin
 
-pytestmark = pytest.mark.xdist_group('wheel')  # its fixtures are made once
-
 
 @pytest.fixture(scope='module')
 def contents(wheel):

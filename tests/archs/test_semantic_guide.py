@@ -16,8 +16,6 @@ from safetensors.torch import load_file, save_file
 from align_iqa_plugin.archs.guides import semantic
 from align_iqa_plugin.archs.guides.semantic import SemanticGuide
 
-pytestmark = pytest.mark.xdist_group('semantic')  # its fixtures are made once
-
 TINY = 'align-iqa-test-tiny'
 OTHER = 'align-iqa-test-other'
 PATCHES = 16  # of 8 x 8 pixels in 32 x 32

@@ -24,8 +24,6 @@ from align_iqa_plugin.compare import run as run_module
 from align_iqa_plugin.compare.metrics import MetricUnavailable
 from align_iqa_plugin.compare.store import Configuration, Store
 
-pytestmark = pytest.mark.xdist_group('compare')  # its fixtures are made once
-
 ROOT = Path(__file__).parents[2]
 app = typer.Typer()
 app.command(cls=ManyValues)(compare)

@@ -21,8 +21,6 @@ from align_iqa_plugin.archs.pretrained import checkpoint_state, create_align_iqa
 from align_iqa_plugin.cli import app
 from align_iqa_plugin.models.options_file import read_file
 
-pytestmark = pytest.mark.xdist_group('export')  # its fixtures are made once
-
 OPTIONS = Path(__file__).parents[2] / 'options' / 'train' / 'AlignIQA' / 'align_iqa.yml'
 IMAGE = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 

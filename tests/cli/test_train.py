@@ -24,8 +24,6 @@ from align_iqa_plugin.models import trainer as training
 from align_iqa_plugin.models.options_file import read_file
 from align_iqa_plugin.models.training_state import latest_training_state
 
-pytestmark = pytest.mark.xdist_group('train')  # its fixtures are made once
-
 OPTIONS = Path(__file__).resolve().parents[2] / 'options' / 'train' / 'AlignIQA' / 'table1_cgi_msfa.yml'
 
 

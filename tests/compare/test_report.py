@@ -18,8 +18,6 @@ from align_iqa_plugin.compare.report import explorer, page
 from align_iqa_plugin.compare.report.leaderboard import efficiency_csv, field_form, leaderboard_csv, leaderboard_markdown
 from align_iqa_plugin.compare.report.page import write_page
 
-pytestmark = pytest.mark.xdist_group('report')  # its fixtures are made once
-
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror=alert(2)> {{ 7 * 7 }} </script> & 'quoted'"
 PROVENANCE = {
     'hardware': '2 cores of Some Xeon',

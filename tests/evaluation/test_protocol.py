@@ -15,8 +15,6 @@ from align_iqa_plugin.evaluation.correlation import correlations
 from align_iqa_plugin.evaluation.protocol import chosen_folds, fold_columns, merged, run_protocol
 from align_iqa_plugin.evaluation.report import results_page
 
-pytestmark = pytest.mark.xdist_group('protocol')  # its fixtures are made once
-
 
 @pytest.fixture(scope='module')
 def fitted_options(tiny_images, tmp_path_factory):

@@ -9,6 +9,7 @@ from scipy import stats
 
 from align_iqa_plugin.archs.head import KernelHead
 from align_iqa_plugin.archs.pretrained import checkpoint_state, create_align_iqa
+from align_iqa_plugin.models.fit import fit_head
 
 
 @pytest.fixture
@@ -270,13 +271,15 @@ def test_pyiqas_loop_gets_the_ridge_regression_at_its_first_step(options, tmp_pa
     assert model.net.head.coefficients.any()
 
 
-def test_the_targets_are_shifted_by_what_the_head_gains_from_having_seen_an_image(options):
-    model = build(options, {'head_options': {'dropout': 0.0}}, ridge_alpha=10.0)
-    model.start_as_ridge_regression()
-    batch = batches(options)[0]
-    residual = batch['mos_label'] - start_scores(model.net, batch['img'])
-    step(model, batch)
-    assert model.log_dict['l_mos'] > 1.2 * residual.square().mean()
+def test_the_loss_starts_at_the_error_of_the_head_when_each_prompt_is_left_out(options):
+    model = build(options, {'head_options': {'dropout': 0.0}}, ridge_alpha=10.0, optim={'type': 'SGD', 'lr': 0.0})
+    losses = []
+    for iteration, batch in enumerate(batches(options), 1):
+        step(model, batch, iteration)
+        losses += [model.log_dict['l_mos']] * len(batch['img'])
+    fit = fit_head(model.net, build_dataset(options['datasets']['train']), alpha=10.0, device=model.device)
+    assert math.sqrt(sum(losses) / len(losses)) == pytest.approx(fit.rmse_left_out, rel=1e-4)
+    assert fit.rmse_left_out > 1.05 * fit.rmse
 
 
 # The cache

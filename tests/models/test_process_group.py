@@ -1,5 +1,6 @@
 """Two processes on the CPU, as torchrun starts them, beside one; each pair imports torch and pyiqa once for all tests."""
 
+import copy
 import json
 import os
 import socket
@@ -12,8 +13,6 @@ import torch
 from align_iqa_plugin.models import process_group
 from align_iqa_plugin.models.trainer import train
 from align_iqa_plugin.models.training_state import latest_training_state
-
-pytestmark = pytest.mark.xdist_group('process_group')  # its fixtures are made once
 
 PROCESS = """
 import json, os, signal, sys
@@ -122,8 +121,9 @@ def parallel_options(tiny_options, tiny_images, folder):
 def two(parallel_options, folder):
     """What two processes found, run once: exit statuses, and a function that reads what they saved."""
     if not (folder / 'statuses.json').exists():
-        parallel_options['datasets']['train']['batch_size_per_gpu'] = 2
-        (folder / 'options.json').write_text(json.dumps(parallel_options))
+        options = copy.deepcopy(parallel_options)  # the test's own stay those of one process
+        options['datasets']['train']['batch_size_per_gpu'] = 2
+        (folder / 'options.json').write_text(json.dumps(options))
         (folder / 'process.py').write_text(PROCESS)
         processes = list(start(folder, 2))
         messages = [process.communicate(timeout=500)[1] for process in processes]
@@ -148,8 +148,6 @@ def test_rows_gradients_and_flags_reach_the_other_process(two):
         assert found['broadcast'] == [0, 0]
 
 
-# fails at present: the guide's weights differ by up to .007, the metrics agree; out of the default run until it is explained
-@pytest.mark.slow
 def test_two_processes_train_as_one_with_the_batch_of_both(two, parallel_options, folder, tmp_path):
     best = train(parallel_options, root=tmp_path)
     for rank in (0, 1):

@@ -17,8 +17,6 @@ from align_iqa_plugin.models.trainer import Interrupted, TrainingError, train
 from align_iqa_plugin.models.training_state import latest_training_state, list_training_states
 from align_iqa_plugin.models.validation import Selection
 
-pytestmark = pytest.mark.xdist_group('trainer')  # its fixtures are made once
-
 
 def states(root):
     return root / 'experiments' / 'tiny' / 'training_states'

@@ -23,8 +23,6 @@ from align_iqa_plugin.score import score_folder
 from align_iqa_plugin.score.metric import load_metric
 from align_iqa_plugin.score.rows import Row, score_rows
 
-pytestmark = pytest.mark.xdist_group('ray')  # its fixtures are made once
-
 
 @pytest.fixture(scope='module')
 def local_ray():
