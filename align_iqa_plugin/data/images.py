@@ -5,7 +5,7 @@ The file's content decides its format, not its name. Colour profiles are not app
 
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from math import ceil, prod, sqrt
@@ -83,18 +83,25 @@ def read_image(path: str | Path) -> Image.Image:
         raise ImageError(f"'{path}' is damaged or of an unknown kind: {damage}.") from error
 
 
-def read_resized(path: str | Path, input_size: int | Sequence[int] | None) -> Image.Image:
+def read_resized(
+    path: str | Path,
+    input_size: int | Sequence[int] | None,
+    change: Callable[[Image.Image], Image.Image] | None = None,
+) -> Image.Image:
     """The picture as `read_image` gives it, at the size that a network expects.
 
     Args:
         path: of the file, or its URI.
         input_size: a number gives the area of its square and keeps the aspect ratio, as the network itself resizes; a pair
             gives that height and width, whatever the aspect ratio; None keeps the size.
+        change: of the picture before it is resized, such as one of `degradations.py`.
 
     Raises:
         ImageError: it cannot be read.
     """
     image = read_image(path)
+    if change is not None:
+        image = change(image)
     if input_size is None:
         return image
     from torchvision.transforms.functional import to_tensor
