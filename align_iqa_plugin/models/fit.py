@@ -11,8 +11,8 @@ from torch import Tensor
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.ridge import OrderedPairs
 from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
-from align_iqa_plugin.data.copies import Copies
 from align_iqa_plugin.data.feature_cache import FeatureCache
+from align_iqa_plugin.data.training_copies import Copies
 from align_iqa_plugin.models.predict import features_of, labels_of
 from align_iqa_plugin.models.process_group import broadcast, gather, rank, shard
 

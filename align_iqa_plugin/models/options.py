@@ -89,7 +89,7 @@ class TrainOptions(Section):
     order_share: Share | None = Field(
         None,
         description='With ridge_alpha: the share of the training images of which degraded and changed copies are fitted too: '
-        'how far below its image each should score (data/copies.py). They need no ratings.',
+        'how far below its image each should score (data/training_copies.py). They need no ratings.',
     )
     order_weight: Positive = Field(1.0, description="Weight of a copy's squared error, relative to that of a score.")
     frozen_cache: Text | None = Field(

@@ -3,8 +3,8 @@ import torch
 from pyiqa.data import build_dataset
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
-from align_iqa_plugin.data.copies import Copies
 from align_iqa_plugin.data.feature_cache import FeatureCache
+from align_iqa_plugin.data.training_copies import Copies
 from align_iqa_plugin.models import fit
 from align_iqa_plugin.models.predict import features_of
 

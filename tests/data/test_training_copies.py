@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
-from align_iqa_plugin.data.copies import UNMOVED, Copies
 from align_iqa_plugin.data.degradations import BLANKS, LEVELS
+from align_iqa_plugin.data.training_copies import UNMOVED, Copies
 
 
 @pytest.fixture
