@@ -84,7 +84,8 @@ def show_behaviour(summary: Mapping) -> None:
             table.add_row(row['metric'], row['unit'], *row['cells'])
         console.print(table)
         for row in view['failures']:
-            console.print(f'{row["metric"]}: no score for {row["count"]}, such as {row["example"]}, which {row["reason"]}')
+            sentence = f'{row["metric"]}: no score for {row["count"]} pictures, such as {row["example"]}: {row["reason"]}'
+            console.print(sentence, markup=False, highlight=False, soft_wrap=True)  # names and reasons may hold brackets
 
 
 def _add_columns(table: Table, columns: Sequence[str]) -> None:

@@ -220,7 +220,7 @@ def test_copies_that_fail_are_named_and_make_the_status_1(contrast, data, tmp_pa
     failed = pd.read_csv(tmp_path / 'out' / 'behaviour_scores.csv', keep_default_na=False).query("reason != ''")
     assert set(failed['copy']) >= {'contrast', 'black', 'white'} and 'original' not in set(failed['copy'])
     assert f'{len(failed)} failed' in result.stderr
-    assert re.search(r'nima: no score for \d+, such as \d+\.png, \w+ \d, .* ValueError: nothing to see', result.stdout)
+    assert re.search(r'nima: no score for \d+ pictures, such as \d+\.png, \w+ \d: .* ValueError: nothing to see', result.stdout)
 
 
 def test_a_stopped_run_of_copies_goes_on(contrast, data, tmp_path, monkeypatch):
