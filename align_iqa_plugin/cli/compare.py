@@ -10,15 +10,16 @@ from typer.core import TyperCommand
 
 from align_iqa_plugin.cli.errors import fail, stop
 
+SAMPLE = 36  # images of a data set for --behaviour: some 1,080 pictures with their 29 copies
 _say = partial(typer.echo, err=True)
 
 
 class ManyValues(TyperCommand):
-    """A command whose options -m and -d take several values each, as those of pyiqa's own scripts do."""
+    """A command whose options -m and -d take several values each, as those of pyiqa's own scripts do, and --behaviour none."""
 
     def parse_args(self, context, arguments):
         expanded, option, values = [], None, 0
-        for argument in arguments:
+        for argument, following in zip(arguments, [*arguments[1:], '-'], strict=True):
             if argument.startswith('-') and argument != '-':
                 option, values = argument, 0
             elif option in ('-m', '--metrics', '-d', '--datasets'):
@@ -26,6 +27,8 @@ class ManyValues(TyperCommand):
                 if values > 1:
                     expanded.append(option)
             expanded.append(argument)
+            if argument == '--behaviour' and following.startswith('-'):
+                expanded.append(str(SAMPLE))
         return super().parse_args(context, expanded)
 
 
@@ -52,6 +55,10 @@ def compare(
         str | None, typer.Option(help='A split of the data, by its number or column; with --phase.', show_default='all images')
     ] = None,
     phase: Annotated[str | None, typer.Option(help='train, val or test.', show_default='test')] = None,
+    behaviour: Annotated[
+        int | None,
+        typer.Option(min=1, metavar='[N]', help=f'Also score degraded copies of N ({SAMPLE}) images of each data set.'),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help='cpu, cuda, cuda:1, ...', show_default='cuda where there is one, else cpu')
     ] = None,
@@ -65,7 +72,7 @@ def compare(
         ),
     ] = None,
     engine: Annotated[str, typer.Option(help='local, or ray for many GPUs or machines.')] = 'local',
-    seed: Annotated[int, typer.Option(min=0, help='Of the shuffled prompts and the resamples.')] = 123,
+    seed: Annotated[int, typer.Option(min=0, help='Of the shuffled prompts, the resamples, the sample of --behaviour.')] = 123,
     resamples: Annotated[int, typer.Option(min=2, help='Of the images, for the intervals.')] = 1000,
 ) -> None:
     """Score images with several metrics and compare how well they correlate with mean opinion scores (MOS).
@@ -94,7 +101,8 @@ def compare(
         if found:
             fail('compare', sentence)
 
-    from align_iqa_plugin.cli.compare_display import show_leaderboard, show_progress
+    from align_iqa_plugin.cli.compare_display import show_behaviour, show_leaderboard, show_progress
+    from align_iqa_plugin.compare.behaviour import behaviour_images
     from align_iqa_plugin.compare.metrics import add_metrics, metric_names
     from align_iqa_plugin.compare.run import Comparison, provenance_of, read_tables, write_results
     from align_iqa_plugin.compare.store import Store, StoreError
@@ -114,10 +122,10 @@ def compare(
     try:
         with store, ray_workers(workers, device) if engine == 'ray' else nullcontext() as team:
             for name, images in tables.items():
-                store.put_images(name, images)
+                store.put_images(name, [*images, *behaviour_images(images, behaviour or 0, seed=seed)])
             with show_progress(len(names)) as show:
                 Comparison(store, list(tables), chosen, batch_size, decoders, team, show, _say).score(names)
-            scores, costs = store.score_table(), store.metric_table()
+            scores, copies, costs = store.score_table(), store.copy_table(), store.metric_table()
     except RayUnavailable as error:
         fail('compare', str(error))
     except KeyboardInterrupt:
@@ -127,10 +135,13 @@ def compare(
         stop('compare', 1, f'{error} The scores are kept. To resume, give the same command again.')
 
     made = provenance_of(tables, device=chosen, team=team, seed=seed, resamples=resamples, split=split, phase=phase)
-    show_leaderboard(write_results(out, scores, costs, made), costs)
-    failed = int((scores['reason'] != '').sum())
+    summary = write_results(out, scores, copies, costs, made)
+    show_leaderboard(summary, costs)
+    show_behaviour(summary)
+    reasons = [*scores['reason'], *copies.loc[copies['copy'] != 'original', 'reason']]
+    failed = len(reasons) - reasons.count('')
     missing = costs.loc[~costs['available'], 'metric'].tolist()
     unloaded = f'; metrics that could not be loaded: {", ".join(missing)}.' if missing else '.'
-    _say(f'{len(scores) - failed} of {len(scores)} scores are in {out}, {failed} failed{unloaded}')
-    if failed or missing or not len(scores):
+    _say(f'{len(reasons) - failed} of {len(reasons)} scores are in {out}, {failed} failed{unloaded}')
+    if failed or missing or not reasons:
         raise typer.Exit(1)

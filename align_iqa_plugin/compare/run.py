@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas
 import torch
 
+from align_iqa_plugin.compare.behaviour import summarise_behaviour
 from align_iqa_plugin.compare.datasets import dataset_options, read_dataset, sample_images, with_other_prompts
 from align_iqa_plugin.compare.metrics import Metric, MetricUnavailable, read_yaml
 from align_iqa_plugin.compare.missing import hub_offline
@@ -130,19 +131,30 @@ class Comparison:
             return True
 
 
-def write_results(out: Path, scores: pandas.DataFrame, costs: pandas.DataFrame, provenance: Mapping) -> dict:
+def write_results(
+    out: Path, scores: pandas.DataFrame, copies: pandas.DataFrame, costs: pandas.DataFrame, provenance: Mapping
+) -> dict:
     """Write the score table and, where there are scores, their statistics and the page; gives the statistics.
 
     Args:
-        scores, costs: the tables of a `Store`.
+        scores, copies, costs: the tables of a `Store`.
         provenance: of `provenance_of`.
+
+    Returns:
+        The summary of `statistics.summarise`; data sets with copies have the one of `summarise_behaviour` as 'behaviour'.
     """
-    atomic_write(out / 'scores.csv', scores.to_csv(index=False, lineterminator='\n').encode('utf-8', 'backslashreplace'))
+    for name, table in (('scores.csv', scores), ('behaviour_scores.csv', copies)):
+        if name == 'scores.csv' or len(table):
+            atomic_write(out / name, table.to_csv(index=False, lineterminator='\n').encode('utf-8', 'backslashreplace'))
     if not scores['score'].notna().any():  # else the page comes with this file
         with atomic_file(out / 'scores.parquet') as part:
             scores.to_parquet(part, index=False)
         return {'datasets': {}}
-    summary = summarise(scores, seed=provenance['seed'], resamples=provenance['resamples'])
+    settings = {key: provenance[key] for key in ('seed', 'resamples')}
+    summary = summarise(scores, **settings)
+    for name, rows in copies.groupby('dataset'):
+        behaviour = summarise_behaviour(rows, scores[scores['dataset'] == name], **settings)
+        summary['datasets'][name]['behaviour'] = behaviour
     write_page(out, summary, scores, costs, provenance)
     return summary
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from align_iqa_plugin.data.copies import is_copy, read_copy
 from align_iqa_plugin.data.images import MAX_KEPT_PIXELS, ImageError, batches_of_one_size, read_image
 from align_iqa_plugin.runtime.errors import reason_of
 
@@ -40,7 +41,7 @@ class Decoded:
 
     pixels: np.ndarray | None = None  # (h, w, 3), 8 bits
     full_size: tuple[int, int] | None = None  # width and height in the file; `pixels` of a huge image are averaged down
-    seconds: float | None = None  # that reading took
+    seconds: float | None = None  # that reading took; None for a copy (copies.py), which is made
     reason: str = ''
 
 
@@ -170,7 +171,8 @@ def score_images(
     """One result for each image, as they come, in no order.
 
     Args:
-        images: path or URI, and prompt (None or '': without one). Neighbours of one path are read once.
+        images: path or URI, that of a copy (copies.py) too, and prompt (None or '': without one). Neighbours of one path
+            are read once.
         score_batch: a `BatchScorer`.
         batch_size: of images that are scored together, at most.
         workers: processes that decode; 0 for none, and few images are decoded without them.
@@ -240,10 +242,11 @@ def _read_in(pool: ProcessPoolExecutor, paths: Iterable[str | Path], ahead: int)
 def _read(path: str | Path) -> Decoded:
     start = time.perf_counter()
     try:
-        image = read_image(path)
+        image = read_copy(str(path)) if is_copy(path) else read_image(path)
     except ImageError as error:
         return Decoded(reason=str(error).removeprefix(f"'{path}' "))
-    return Decoded(np.array(image), image.info['full_size'], time.perf_counter() - start)
+    seconds = None if is_copy(path) else time.perf_counter() - start  # to make a copy takes longer than to read a file
+    return Decoded(np.array(image), image.info['full_size'], seconds)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -256,3 +256,13 @@ def test_an_image_that_kills_its_decoder_is_named_and_the_others_are_read(many, 
     decoded = dict(zip(many, decode(many, workers=2), strict=True))
     assert {name for name, each in decoded.items() if each.reason == run.DIED} == deadly
     assert {name for name, each in decoded.items() if each.pixels is None} == deadly | {'3.png'}
+
+
+def test_a_copy_is_scored_as_it_is_made_and_its_time_is_not_that_of_reading(tmp_path):
+    Image.new('RGB', (40, 40), 'white').save(tmp_path / 'a.png')
+    files = [(f'copy://{name}/0/{tmp_path}/a.png', None) for name in ('flip', 'crop 4', 'black')]
+    results = scored([(str(tmp_path / 'a.png'), None), *files, (f'copy://flip/0/{tmp_path}/b.png', None)], Brightness())
+    assert [result.score for result in results] == [1, 1, 1, 0, None]
+    assert [result.decoded.full_size for result in results[:4]] == [(40, 40), (40, 40), (32, 32), (512, 512)]
+    assert [result.decoded.seconds is None for result in results] == [False, True, True, True, True]
+    assert results[4].reason == 'does not exist.'
