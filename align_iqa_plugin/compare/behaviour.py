@@ -12,8 +12,8 @@ import pandas
 
 from align_iqa_plugin.compare.significance import draw_prompts, interval, number
 from align_iqa_plugin.compare.store import LabelledImage
-from align_iqa_plugin.data.copies import PICTURES, Copy, copies_of, empty_pictures
-from align_iqa_plugin.data.degradations import CHANGES, LEVELS
+from align_iqa_plugin.data.copies import Copy, copies_of, empty_pictures
+from align_iqa_plugin.data.degradations import BLANKS, CHANGES, LEVELS
 
 Scores = dict[tuple[str, int], np.ndarray]
 """By name of the copy and level, the scores of the n images of the sample, NaN where there is none; higher is better."""
@@ -89,7 +89,7 @@ def copy_name(row: pandas.Series) -> str:
 def _of_metric(rows: pandas.DataFrame, real: pandas.DataFrame, *, seed: int, resamples: int) -> dict:
     sign = -1 if rows['lower_better'].iloc[0] else 1
     rows, real = (table.assign(score=sign * table['score'].where(table['reason'] == '')) for table in (rows, real))
-    empty = rows['copy'].isin(list(PICTURES))
+    empty = rows['copy'].isin(list(BLANKS))
     table = rows[~empty].pivot(index=['image', 'prompt'], columns=['copy', 'level'], values='score')
     by_copy = {key: table[key].to_numpy(float) for key in table.columns}
     original = by_copy['original', 0]
@@ -110,7 +110,7 @@ def _of_metric(rows: pandas.DataFrame, real: pandas.DataFrame, *, seed: int, res
         'changes': {name: _change(by_copy[name, 0] - original, spread) for name in CHANGES},
         'percentiles': {
             name: _share_below(rows.loc[rows['copy'] == name, 'score'].iloc[0], real['score'].to_numpy(float))
-            for name in PICTURES
+            for name in BLANKS
         },
     }
 

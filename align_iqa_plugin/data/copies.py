@@ -1,36 +1,21 @@
 """Copies of a picture that are made when they are read: degraded, changed, or without any content.
 
 A copy has a URI, ``copy://NAME/LEVEL/PATH``, so it goes wherever a path goes (other processes, other machines) and takes no
-space on a disk. NAME is a kind of degradation, a change (degradations.py), or a key of `PICTURES`, which need no PATH.
+space on a disk. NAME is a kind of degradation, a change or one of the `BLANKS`, which need no PATH (degradations.py).
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import PIL
 from PIL import Image
 
-from align_iqa_plugin.data.degradations import CHANGES, LEVELS, degrade
+from align_iqa_plugin.data.degradations import BLANKS, CHANGES, LEVELS, blank, degrade
 from align_iqa_plugin.data.images import ImageError, read_image
 
 _SIZE = (512, 512)  # of the pictures without content: the unit of degradations.py
-
-
-def _noise() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*_SIZE, 3), np.uint8))
-
-
-PICTURES: Mapping[str, Callable[[], Image.Image]] = MappingProxyType(
-    {
-        'black': lambda: Image.new('RGB', _SIZE, 'black'),
-        'white': lambda: Image.new('RGB', _SIZE, 'white'),
-        'pure noise': _noise,
-    }
-)
-"""By name, pictures of 512 x 512 pixels that show nothing; in 'pure noise' every value of every channel is equally likely."""
 
 
 class Copy(NamedTuple):
@@ -58,7 +43,7 @@ def copies_of(path: str, sha256: str) -> Iterator[Copy]:
 
 def empty_pictures() -> Iterator[Copy]:
     """The pictures that show nothing."""
-    for name in PICTURES:
+    for name in BLANKS:
         yield Copy(name, 0, f'copy://{name}/0/', _content_hash(name, ''))
 
 
@@ -88,8 +73,8 @@ def read_copy(uri: str) -> Image.Image:
 
 
 def _made(name: str, level: int, path: str) -> Image.Image:
-    if name in PICTURES:
-        return PICTURES[name]()
+    if name in BLANKS:
+        return blank(_SIZE, name)
     image = read_image(path)
     return degrade(image, name, level) if name in LEVELS else CHANGES[name](image)
 

@@ -190,7 +190,7 @@ def test_behaviour_of_known_metrics_is_exact_kept_and_shown(contrast, data, tmp_
         changes = contrast.summary['datasets']['agiqa3k']['behaviour']['metrics'][metric]['changes']
         assert changes['flip']['absolute'] == pytest.approx(0, abs=1e-3)
     assert set(shares_of(contrast.summary, 'brisque').values()) == {0}
-    assert '100 %' in result.stdout and 'pure noise' in result.stdout
+    assert '100 %' in result.stdout and 'uniform noise' in result.stdout
     assert f'{3 * (40 + 3 * 29 + 3)} of {3 * (40 + 3 * 29 + 3)} scores' in result.stderr
     assert len(pd.read_csv(out / 'scores.csv')) == len(contrast.scores) == 3 * 40, 'copies are no images of the data set'
     table = pd.read_csv(out / 'behaviour_scores.csv', keep_default_na=False)

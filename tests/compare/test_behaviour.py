@@ -10,8 +10,7 @@ import pytest
 
 from align_iqa_plugin.compare.behaviour import behaviour_images, summarise_behaviour
 from align_iqa_plugin.compare.store import LabelledImage
-from align_iqa_plugin.data.copies import PICTURES
-from align_iqa_plugin.data.degradations import CHANGES, LEVELS
+from align_iqa_plugin.data.degradations import BLANKS, CHANGES, LEVELS
 
 VALUES = {'a.png': 10.0, 'b.png': 20.0, 'c.png': 30.0, 'd.png': 40.0}
 SPREAD = float(np.std(list(VALUES.values()), ddof=1))
@@ -38,7 +37,7 @@ def toy(image, copy, level):
         'contrast': value - (level if place % 2 else -level),
     }
     of_change = {'flip': value + 1, 'crop 1': value + (-1) ** place, 'crop 8': value - place}
-    return of_kind.get(copy, of_change.get(copy, {'black': 5.0, 'white': 20.0, 'pure noise': 99.0}.get(copy, value)))
+    return of_kind.get(copy, of_change.get(copy, {'black': 5.0, 'white': 20.0, 'uniform noise': 99.0}.get(copy, value)))
 
 
 # What is scored
@@ -50,7 +49,7 @@ def images(count):
 
 def test_the_sample_is_scored_with_all_copies_and_its_prompts_and_every_empty_picture_once():
     made = behaviour_images(images(50), 10, seed=1)
-    assert len(made) == 10 * (1 + 4 * len(LEVELS) + len(CHANGES)) + len(PICTURES)
+    assert len(made) == 10 * (1 + 4 * len(LEVELS) + len(CHANGES)) + len(BLANKS)
     sample = {each.image for each in made if each.copy == 'original'}
     assert len(sample) == 10
     for each in made:
@@ -125,7 +124,7 @@ def test_lines_are_mean_scores_in_standard_deviations_of_the_sample(copy_table):
 def test_empty_pictures_stand_among_all_images_of_the_data_set(copy_table):
     real = pandas.DataFrame({'metric': 'toy', 'score': [4.0, 10.0, 20.0, 30.0, np.nan], 'reason': ['', '', '', '', 'broke']})
     numbers = summarise(copy_table(VALUES, toy), real=real)['metrics']['toy']
-    assert numbers['percentiles'] == {'black': 0.25, 'white': 0.5, 'pure noise': 1.0}
+    assert numbers['percentiles'] == {'black': 0.25, 'white': 0.5, 'uniform noise': 1.0}
 
 
 def test_a_metric_that_ignores_everything_has_share_0_and_no_numbers_in_standard_deviations(copy_table):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from align_iqa_plugin.data.copies import PICTURES, copies_of, empty_pictures, is_copy, read_copy
-from align_iqa_plugin.data.degradations import CHANGES, LEVELS, degrade
+from align_iqa_plugin.data.copies import copies_of, empty_pictures, is_copy, read_copy
+from align_iqa_plugin.data.degradations import BLANKS, CHANGES, LEVELS, degrade
 from align_iqa_plugin.data.images import ImageError, read_image
 
 
@@ -43,10 +43,10 @@ def test_a_hash_stands_for_the_picture_and_what_is_done_to_it():
 
 def test_empty_pictures_are_black_white_and_noise_of_all_values():
     pixels = {copy.name: np.asarray(read_copy(copy.uri)) for copy in empty_pictures()}
-    assert list(pixels) == list(PICTURES)
+    assert list(pixels) == list(BLANKS)
     assert {each.shape for each in pixels.values()} == {(512, 512, 3)}
     assert (pixels['black'] == 0).all() and (pixels['white'] == 255).all()
-    counts = np.bincount(pixels['pure noise'].ravel())
+    counts = np.bincount(pixels['uniform noise'].ravel())
     assert len(counts) == 256 and counts.min() > 0.9 * counts.mean() and counts.max() < 1.1 * counts.mean()
 
 
