@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from align_iqa_plugin.data.labels import LabelError, read_labels
 from align_iqa_plugin.data.splits import (
     content_hashes,
+    fixed_test_split,
     generator_split_name,
     image_level_split,
     image_split_name,
@@ -206,6 +207,27 @@ def test_validation_is_a_tenth_of_the_prompts_with_all_images_of_the_other_gener
             assert phase == ('test' if generator == left_out else 'val' if prompt in val else 'train')
         vals.add(val)
     assert len(vals) == 3 and all(len(prompts) == 6 for prompts in vals)
+
+
+def test_the_official_split_takes_its_validation_from_the_training_images(small_releases):
+    labels = read_labels(small_releases / 'BIQ2021')
+    phases = split_by_name(labels, 'official_split')
+    assert Counter(phases) == {'train': 36, 'val': 4, 'test': 8}
+    assert [phase == 'test' for phase in phases] == [phase == 'test' for phase in labels.column('phase')]
+    assert split_names(labels)[20:] == ['official_split']
+
+
+def test_without_a_table_of_test_images_there_is_no_official_split(small_releases):
+    with pytest.raises(LabelError, match='official_split'):
+        split_by_name(read_labels(small_releases / 'LIVE-Challenge'), 'official_split')
+
+
+def test_a_copy_of_a_test_image_is_in_no_phase():
+    contents = [f'content {i}' for i in range(20)] + ['content 0']
+    for val in (True, False):
+        phases = fixed_test_split([i < 5 for i in range(21)], [''] * 21, contents, order='', val=val)
+        assert phases[:5] == ['test'] * 5 and phases[20] == 'unused'
+        assert Counter(phases[5:20]) == ({'train': 13, 'val': 2} if val else {'train': 15})
 
 
 @pytest.fixture
