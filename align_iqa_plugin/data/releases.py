@@ -53,6 +53,7 @@ class Release:
         file_name: regular expression of the image names, with the groups `generator` and `prompt_id` where they are in it.
         order: where generator and prompt follow from the order of the images.
         duplicates: the groups of byte-identical images, names with spaces between them.
+        ipce_folds: for each of the folds that IPCE and ACL-IQA share, the last digits of `prompt_id` that are in test.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Release:
     file_name: str | None = None
     order: Order | None = None
     duplicates: tuple[str, ...] = field(default=(), repr=False)
+    ipce_folds: tuple[str, ...] = ()
     test_table: str | None = None
 
     @property
@@ -117,6 +119,8 @@ RELEASES = (
             'midjourney_normal_240.jpg midjourney_normal_298.jpg',
             'midjourney_normal_269.jpg midjourney_normal_285.jpg',
         ),
+        # github.com/pf0607/IPCE, Database/AGIQA-3K/1 to 10; the fourth and the fifth are the same
+        ipce_folds=('16', '56', '29', '19', '19', '38', '28', '12', '79', '37'),
     ),
     Release(
         name='AGIQA-1K',

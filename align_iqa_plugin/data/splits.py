@@ -9,9 +9,11 @@
                                 for a tenth of their prompts, train the rest. Test and train share prompts.
 ``official_split``              As the authors of a release split it into training and test (BIQ2021). Val is a tenth of their
                                 training images.
+``ipce_split_01``               The folds of IPCE and ACL-IQA on AGIQA-3K: test is 60 prompts, train the other 240, and val is
+                                empty. In ``ipce_val_split_01`` a tenth of the 240 is val.
 ==============================  ==========================================================================================
 
-Byte-identical files are never on two sides of a split. Where test is fixed (the last two kinds), copies of a test image are
+Byte-identical files are never on two sides of a split. Where test is fixed (the last three kinds), copies of a test image are
 'unused': in no phase. Images or prompts are dealt out in the order of a hash of seed, split and name, so that a split depends
 neither on the order of the rows nor on a library's random stream.
 """
@@ -50,6 +52,11 @@ def image_split_name(split: int, *, seed: int = SEED, ratio: str = RATIO) -> str
 def generator_split_name(generator: str) -> str:
     """Column name of the split that leaves this generator out, for example ``generator_split_AttnGAN``."""
     return f'generator_split_{generator}'
+
+
+def ipce_split_name(fold: int, *, val: bool = False) -> str:
+    """Column name of a fold of IPCE, for example ``ipce_split_01``; with `val`, the one with a validation part."""
+    return f'ipce{"_val" if val else ""}_split_{fold:02d}'
 
 
 def split_names(labels: Labels) -> list[str]:
@@ -102,11 +109,12 @@ def split_by_name(labels: Labels, name: str, contents: Sequence[str] | None = No
         OSError: a file cannot be read.
     """
     numbered = re.fullmatch(r'(ratio|image)(\d{3})_seed(\d+)_split_(\d{2,})', name)
-    names = split_names(labels)
-    if not numbered and name not in names:
+    names, digits = split_names(labels), _ipce_digits(labels)
+    if not numbered and name not in (*names, *digits):
+        ipce = [f'{ipce_split_name(1)} to {ipce_split_name(SPLITS)}'] if digits else []
         raise LabelError(
             f"unknown split {name!r} of '{labels.source}'; choose from {names[0]} to {names[SPLITS - 1]}, "
-            + ', '.join([f'{names[SPLITS]} to {names[2 * SPLITS - 1]}', *names[2 * SPLITS :]])
+            + ', '.join([f'{names[SPLITS]} to {names[2 * SPLITS - 1]}', *names[2 * SPLITS :], *ipce])
             + '.'
         )
     if contents is None:
@@ -116,6 +124,10 @@ def split_by_name(labels: Labels, name: str, contents: Sequence[str] | None = No
         return fixed_test_split(
             [phase == 'test' for phase in labels.column('phase')], prompts, contents, order=f'official/{SEED}'
         )
+    if name in digits:
+        tested = [prompt_id.endswith(digits[name]) for prompt_id in labels.column('prompt_id')]
+        val = name.startswith('ipce_val')
+        return fixed_test_split(tested, prompts, contents, order=f'ipce/{SEED}/{name[-2:]}', val=val)
     if not numbered:
         left_out = name.removeprefix(generator_split_name(''))
         return leave_one_generator_out_split(labels.generators, prompts, contents, left_out)
@@ -273,6 +285,12 @@ def fixed_test_split(
     for row in others:
         result[row] = phases[groups[row]]
     return result
+
+
+def _ipce_digits(labels: Labels) -> dict[str, tuple[str, ...]]:
+    """The last digits of the test prompts' ids in each fold of IPCE, by the names of its splits; none but for AGIQA-3K."""
+    folds = labels.release.ipce_folds if labels.release else ()
+    return {ipce_split_name(fold, val=val): tuple(digits) for val in (False, True) for fold, digits in enumerate(folds, 1)}
 
 
 def _deal(sizes, ratio, order):
