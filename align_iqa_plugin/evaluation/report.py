@@ -11,7 +11,7 @@ METRICS = ('SRCC', 'PLCC', 'PLCC_fitted', 'KRCC', 'RMSE')
 
 REPORTED = {
     'ipce': [
-        'Nothing is chosen on test here: a recipe without a training step is fitted to all 240 prompts, another one chooses',
+        'No epoch is chosen on test here: a recipe without a training step is fitted to all 240 prompts, another one chooses',
         'its epoch on a tenth of them. Folds 4 and 5 have the same prompts. Reported by others, mean over these folds:',
         '',
         '| reported | epoch chosen by | mean SRCC / PLCC |',
