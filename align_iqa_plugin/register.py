@@ -85,7 +85,8 @@ def _release_infos() -> dict[str, dict]:
             'name': release.name,
             'type': 'AIGCIQADataset',
             'dataroot_target': f'./datasets/{release.name}',
-            'meta_info_file': f'./datasets/{release.name}/{release.table}',
+            # the folder stands for two tables
+            'meta_info_file': f'./datasets/{release.name}' + ('' if release.test_table else f'/{release.table}'),
             'mos_range': list(bounds) if bounds else None,
             'lower_better': False,
         }
@@ -122,7 +123,7 @@ def _fail_download(name, data_root, force_download, options):
 
     release = find_release(name)
     folder = Path(data_root, release.name)
-    get = f'get it from {release.home}, so that its {release.table} and {release.image_folder}/ lie in'
+    get = f'get it from {release.home}, so that its {", ".join(release.tables)} and {release.image_folder}/ lie in'
     if force_download:
         raise ValueError(f'{release.name} is not among the data sets that pyiqa can download: {get} {folder}.')
     info = _release_infos()[name] | options

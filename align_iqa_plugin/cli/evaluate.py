@@ -27,13 +27,14 @@ def evaluate(
 ) -> None:
     """Print SRCC, PLCC (raw, and after the 4-parameter logistic fit), KRCC, RMSE and the number of images."""
     from align_iqa_plugin.cli.outputs import check_output
+    from align_iqa_plugin.data.releases import RELEASES
     from align_iqa_plugin.runtime.names import suggest
 
-    table = data / 'data.csv' if data.is_dir() else data
+    tables = [data / table for release in RELEASES for table in release.tables] if data.is_dir() else [data]
     try:
         if phase not in (phases := ('train', 'val', 'test')):
             raise ValueError(f"--phase: unknown phase '{phase}'{suggest(phase, phases)}")
-        check_output('--output', output, inputs=(table, weights, option))
+        check_output('--output', output, inputs=(*tables, weights, option))
 
         from align_iqa_plugin.archs.pretrained import create_align_iqa
         from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset

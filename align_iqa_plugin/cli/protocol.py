@@ -13,13 +13,17 @@ class Split(str, enum.Enum):  # noqa: UP042  Python 3.10 has no StrEnum
     prompt = 'prompt'
     image = 'image'
     generator = 'generator'
+    ipce = 'ipce'
 
 
 def protocol(
     option: Annotated[Path, typer.Argument(help='Training file (YAML).')],
     split: Annotated[
         Split,
-        typer.Option(help='prompt: no prompt on two sides; image: prompts leak; generator: each one left out in turn.'),
+        typer.Option(
+            help='prompt: no prompt on two sides; image: prompts leak; generator: each one left out in turn; ipce: the folds '
+            'by prompt of IPCE and ACL-IQA, for AGIQA-3K.'
+        ),
     ] = Split.prompt,
     folds: Annotated[str | None, typer.Option(help="'1-3,7', or generators: 'AttnGAN,glide'. All of them by default.")] = None,
     output: Annotated[Path | None, typer.Option(help='Results file; results_NAME_SPLIT.json by default.')] = None,
@@ -49,7 +53,7 @@ def protocol(
     from align_iqa_plugin.models.trainer import Interrupted, TrainingError
 
     try:
-        choices = fold_columns(split.value, options['datasets']['train'])
+        choices = fold_columns(split.value, options)
         run_protocol(
             options,
             kind=split.value,

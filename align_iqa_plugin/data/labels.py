@@ -29,12 +29,12 @@ class Row:
     """One image of a label table.
 
     Attributes:
-        number: the row in a spreadsheet, where the header is row 1.
+        number: the row in a spreadsheet, where the header is row 1; a `FurtherRow` in the second table of a release.
         path: the image file, which existed when the table was read, or a URI.
         score: the score, NaN where the cell is a problem.
         prompt: the text as it stands in the file, '' where there is none.
         further_scores: the further scores, in the order of their columns; NaN where the cell is empty, or a problem.
-        cells: every cell of the row, as text.
+        cells: every cell of the row, as text; in a release, an image's name is spelt as its file's.
     """
 
     number: int
@@ -135,10 +135,12 @@ def read_labels(
         prompts = table.column(prompt_column) if prompt_column else [''] * len(names)
     except TableError as error:
         raise LabelError(str(error)) from error
-    added = columns_in_names(known, table.header, names)
-
     source = Path(table.source)
     folders = _image_folders(Path(images).expanduser() if images else source.parent, known)
+    if known:
+        names = _spelt_as_files(names, folders)
+    added = columns_in_names(known, table.header, names)
+    image_position = table.position(image_column)
     rows, problems, missing, rows_without_image = [], list(table.problems), [], []
     seen: dict[tuple[str, str], int] = {}  # the first row of an image and prompt
     for position, (number, cells) in enumerate(table.rows):
@@ -155,7 +157,8 @@ def read_labels(
             problems.append((number, f'{image}: the same image and prompt as in row {first}.'))
         path = image if uris and is_uri(image) else _find_image(image, folders)
         further = (column[position] for column in added.values())
-        row = Row(number, path, numbers[0], prompt, tuple(numbers[1:]), (*cells, *further))
+        own = (*cells[:image_position], image, *cells[image_position + 1 :])
+        row = Row(number, path, numbers[0], prompt, tuple(numbers[1:]), (*own, *further))
         if path:
             rows.append(row)
         else:
@@ -202,7 +205,8 @@ def write_labels(labels: Labels, further_columns: Mapping[str, Sequence[str]], o
     for name in further_columns:
         if name in labels.header:
             raise LabelError(f"'{labels.source}' has a column {name!r} already: remove it, or choose another name.")
-    if output.resolve() == labels.source.resolve():
+    tables = [labels.source, *(labels.source.parent / table for table in (labels.release.tables if labels.release else ()))]
+    if output.resolve() in [table.resolve() for table in tables]:
         raise LabelError(f"'{output}' is the table that is read: write to another file.")
     first = [labels.image_column, labels.score_column, labels.prompt_column, 'prompt_id', 'generator']
     first += labels.release.score_ranges if labels.release else []
@@ -251,6 +255,20 @@ def _image_folders(folder: Path, release: Release | None) -> list[Path]:
 def _find_image(image: str, folders: Sequence[Path]) -> str:
     """The path of an image, '' if it is in none of the folders."""
     return next((str(folder / image) for folder in folders if image and os.path.isfile(folder / image)), '')
+
+
+def _spelt_as_files(images: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """The names of images; one that differs from a single file's in the case of its letters alone becomes the file's."""
+    missing = {image for image in images if not _find_image(image, folders)}
+    if not missing:
+        return list(images)
+    spellings: dict[str, set[str]] = {}
+    for folder in folders:
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            spellings.setdefault(name.casefold(), set()).add(name)
+    found = {image: spellings.get(image.casefold(), set()) for image in missing}
+    renamed = {image: name for image, names in found.items() if len(names) == 1 for name in names}
+    return [renamed.get(image, image) for image in images]
 
 
 def _in_words(folders: Sequence[Path]) -> str:

@@ -33,7 +33,7 @@ class Table:
 
     Attributes:
         source: its path or URI.
-        header: the names of its columns.
+        header: the names of its columns. One without name and cells is left out: spreadsheets write them at the end of a row.
         rows: (row number, cells) of each row that fits the header. The header is row 1, as in a spreadsheet, and empty rows
             are counted, but left out.
         problems: (row number, sentence) of each row that does not fit the header.
@@ -67,6 +67,39 @@ class Table:
         """Raise TableError with every problem, if there is any."""
         if self.problems:
             raise TableError(list_problems(self.source, self.problems))
+
+
+class FurtherRow(int):
+    """The number of a row in a table that was put below another one: it counts on, but its text names row and table."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def put_below(first: Table, second: Table) -> Table:
+    """One table with the rows of both, and the columns that both have; the numbers of the second's are `FurtherRow`."""
+    last = max((number for number, _ in [*first.rows, *first.problems]), default=1)
+
+    def counted_on(number: int) -> FurtherRow:
+        further = FurtherRow(last + number)
+        further.text = f"{number} of '{Path(second.source).name}'"
+        return further
+
+    header = tuple(name for name in first.header if name in second.header)
+
+    def rows_of(table: Table) -> list[list[str]]:
+        places = [table.position(name) for name in header]
+        return [[cells[place] for place in places] for _, cells in table.rows]
+
+    numbers = [*(number for number, _ in first.rows), *(counted_on(number) for number, _ in second.rows)]
+    return Table(
+        source=first.source,
+        header=header,
+        rows=list(zip(numbers, [*rows_of(first), *rows_of(second)], strict=True)),
+        problems=[*first.problems, *((counted_on(number), problem) for number, problem in second.problems)],
+    )
 
 
 def list_problems(source: str | Path, problems: Iterable[tuple[int, str]]) -> str:
@@ -104,10 +137,12 @@ def read_table(source: str | Path, *, columns: Collection[str] | None = None) ->
         raise TableError(f"'{source}' {problem}.") from problem
     (_, header), *rows = rows
     hint = f'cells, but the header has {len(header)}: put a cell that holds a comma in quotes.'
+    fitting = [row for row in rows if len(row[1]) == len(header)]
+    filled = [place for place, name in enumerate(header) if name or any(cells[place] for _, cells in fitting)]
     return Table(
         source=str(source),
-        header=tuple(header),
-        rows=[row for row in rows if len(row[1]) == len(header)],
+        header=tuple(header[place] for place in filled),
+        rows=[(number, [cells[place] for place in filled]) for number, cells in fitting],
         problems=[(number, f'{len(cells)} {hint}') for number, cells in rows if len(cells) != len(header)],
     )
 

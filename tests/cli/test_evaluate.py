@@ -1,5 +1,8 @@
 """`align-iqa evaluate`: wrong commands end before any work. Its numbers are tested in test_correlation.py."""
 
+import json
+import shutil
+
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -39,6 +42,24 @@ def test_a_wrong_command_fails_with_a_sentence(words, sentence, rated, tmp_path,
     assert result.exit_code == 2, result.output
     assert result.stderr.startswith('align-iqa evaluate: ') and sentence in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_no_output_replaces_the_tables_of_a_release(small_releases):
+    for table in sorted((small_releases / 'BIQ2021').glob('*.csv')):
+        before = table.read_bytes()
+        result = run('evaluate', small_releases / 'BIQ2021', '--output', table)
+        assert result.exit_code == 2 and 'would overwrite' in result.stderr
+        assert table.read_bytes() == before
+
+
+def test_the_official_test_images_of_a_release_are_evaluated(small_releases, tmp_path):
+    folder = shutil.copytree(small_releases / 'BIQ2021', tmp_path / 'BIQ2021')
+    for number, image in enumerate((folder / 'Images').iterdir()):
+        Image.new('RGB', (32, 32), (5 * number, 0, 0)).save(image)
+    result = run('evaluate', folder, '--split', 'official_split', '--output', tmp_path / 'numbers.json')
+    assert result.exit_code == 0, result.output
+    images = json.loads((tmp_path / 'numbers.json').read_text())['images']
+    assert [each['image'] for each in images] == [f'ss0{i % 3 + 1} ({i}).jpg' for i in range(40, 48)]
 
 
 def test_no_output_replaces_the_labels(rated):

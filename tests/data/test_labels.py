@@ -216,6 +216,7 @@ RELEASED = {
     'AIGIQA-20K': (36, ['mos'], 12, None, 3),
     'PKU-AIGIQA-4K': (24, ['MOS_q', 'MOS_a', 'MOS_c'], 24, None, None),
     'LIVE-Challenge': (20, ['mos'], None, None, None),
+    'BIQ2021': (48, ['MOS'], None, None, None),
 }
 
 
@@ -237,10 +238,55 @@ def test_every_release_is_read_from_its_folder_alone(small_releases, name, named
         assert len(set(zip(labels.column('prompt_id'), labels.column('prompt'), strict=True))) == prompts
 
 
-@pytest.mark.parametrize('name', RELEASED)
+@pytest.mark.parametrize('name', [name for name in RELEASED if name != 'BIQ2021'])
 def test_the_table_itself_leads_to_its_release_as_well(small_releases, name):
     table = small_releases / name / find_release(name).table
     assert read_labels(table).rows == read_labels(small_releases / name).rows
+
+
+def test_the_folder_of_biq2021_stands_for_both_tables_and_each_table_for_itself(small_releases):
+    folder = small_releases / 'BIQ2021'
+    whole, *parts = map(read_labels, [folder, *(folder / table for table in find_release('biq2021').tables)])
+    assert whole.column('phase') == ['train'] * 40 + ['test'] * 8
+    for part, phase, count in zip(parts, ('train', 'test'), (40, 8), strict=True):
+        assert part.release is whole.release and part.column('phase') == [phase] * count
+        expected = [row.cells for row in whole.rows if row.cells[-1] == phase]
+        assert [row.cells for row in part.rows] == expected and part.rows[0].number == 2
+
+
+@pytest.fixture
+def biq2021(small_releases, tmp_path):
+    """A small copy of BIQ2021, to be damaged."""
+    return Path(shutil.copytree(small_releases / 'BIQ2021', tmp_path / 'BIQ2021'))
+
+
+def test_a_problem_of_the_second_table_names_it_and_its_row_there(biq2021):
+    table = biq2021 / 'Test (Images and MOS).csv'
+    table.write_text(table.read_text().replace('ss02 (40).jpg,', 'ss02 (40).jpg,1').replace('(41)', '(0)'))
+    assert [line.strip() for line in problems(read_labels(biq2021))[1:]] == [
+        "row 2 of 'Test (Images and MOS).csv': ss02 (40).jpg: MOS is 10.8511, outside its range 0 to 1.",
+        "row 3 of 'Test (Images and MOS).csv': ss03 (0).jpg: there is no such file in "
+        f'{biq2021} or its images/ or its Images/.',
+    ]
+    table.unlink()
+    with pytest.raises(LabelError, match=re.escape(f"'{table}' cannot be read")):
+        read_labels(biq2021)
+
+
+def test_in_a_release_a_row_names_the_file_that_exists_whatever_the_case_of_its_letters(biq2021):
+    labels = read_labels(biq2021)
+    assert labels.rows[7].cells[0] == 'ss02 (7).JPG' and labels.rows[7].path.endswith('Images/ss02 (7).JPG')
+    # with two such files, it is not known which one is meant
+    shutil.copy(biq2021 / 'Images' / 'ss02 (7).JPG', biq2021 / 'Images' / 'ss02 (7).Jpg')
+    if len(list((biq2021 / 'Images').iterdir())) == 49:  # where the file system tells cases apart
+        assert 'row 9: ss02 (7).jpg: there is no such file' in problems(read_labels(biq2021))[1]
+
+
+def test_neither_table_of_a_release_is_replaced(biq2021):
+    labels = read_labels(biq2021)
+    for table in labels.release.tables:
+        with pytest.raises(LabelError, match='write to another file'):
+            write_labels(labels, {}, biq2021 / table)
 
 
 def test_images_of_aigciqa2023_follow_generators_then_prompts(small_releases):

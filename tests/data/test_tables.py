@@ -1,5 +1,6 @@
 """Tables are read as text, whatever their kind, and a table that is damaged or too large is an error that names it."""
 
+import pickle
 import zipfile
 
 import openpyxl
@@ -7,7 +8,7 @@ import pandas
 import pytest
 
 from align_iqa_plugin.data import tables
-from align_iqa_plugin.data.tables import TableError, read_table
+from align_iqa_plugin.data.tables import TableError, put_below, read_table
 
 TEXTS = ['None', 'null', 'NA', 'nan', '', ' a "cat", two ', '1e3', 'naïve 猫', 'TRUE', '007']
 
@@ -79,6 +80,28 @@ def test_excel_leaves_out_empty_rows_and_fills_up_short_ones(tmp_path):
     table = read_table(tmp_path / 'a.xlsx')
     assert table.header == ('image', 'prompt', '') and table.problems == []
     assert table.rows == [(2, ['001', 'None', '']), (4, ['2', '', '']), (5, ['0.1', 'True', '']), (6, ['', '', 'note'])]
+
+
+def test_a_column_without_name_and_cells_is_left_out(tmp_path):
+    (tmp_path / 'a.csv').write_text('image,,mos,,\na,note,1,,\nb,,2,,\nc,3\n')
+    table = read_table(tmp_path / 'a.csv')
+    assert table.header == ('image', '', 'mos')
+    assert table.rows == [(2, ['a', 'note', '1']), (3, ['b', '', '2'])]
+    assert [number for number, _ in table.problems] == [4]
+
+
+def test_rows_that_are_put_below_others_come_after_them_and_name_their_own_table(tmp_path):
+    (tmp_path / 'a.csv').write_text('image,mos,note\na,1,x\nb\n')
+    (tmp_path / 'b.csv').write_text('mos,image\n2,c\n3,d,e\n')
+    table = put_below(read_table(tmp_path / 'a.csv'), read_table(tmp_path / 'b.csv'))
+    assert (table.source, table.header) == (str(tmp_path / 'a.csv'), ('image', 'mos'))
+    assert [cells for _, cells in table.rows] == [['a', '1'], ['c', '2']]
+    with pytest.raises(TableError) as caught:
+        table.raise_problems()
+    _, *lines = str(caught.value).splitlines()
+    assert [line.split(':')[0].strip() for line in lines] == ['row 3', "row 3 of 'b.csv'"]
+    number = table.rows[1][0]
+    assert number > 3 and f'{number}' == str(pickle.loads(pickle.dumps(number))) == "2 of 'b.csv'"
 
 
 def test_the_large_columns_of_a_parquet_table_are_not_read(tmp_path):
