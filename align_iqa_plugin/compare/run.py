@@ -26,6 +26,7 @@ from align_iqa_plugin.compare.scoring import Scorer
 from align_iqa_plugin.compare.statistics import summarise
 from align_iqa_plugin.compare.store import LabelledImage, Store
 from align_iqa_plugin.runtime.atomic import atomic_file, atomic_write
+from align_iqa_plugin.runtime.csv_text import csv_text
 from align_iqa_plugin.runtime.devices import processor_name
 from align_iqa_plugin.runtime.memory import PeakMemory
 from align_iqa_plugin.runtime.ray_workers import Workers
@@ -145,10 +146,12 @@ def write_results(
     """
     for name, table in (('scores.csv', scores), ('behaviour_scores.csv', copies)):
         if name == 'scores.csv' or len(table):
-            atomic_write(out / name, table.to_csv(index=False, lineterminator='\n').encode('utf-8', 'backslashreplace'))
+            cells = table.astype(object).where(table.notna(), None)
+            text = csv_text([list(table.columns), *cells.itertuples(index=False)])
+            atomic_write(out / name, text.encode('utf-8', 'backslashreplace'))
     if not scores['score'].notna().any():  # else the page comes with this file
-        with atomic_file(out / 'scores.parquet') as part:
-            scores.to_parquet(part, index=False)
+        with atomic_file(out / 'scores.parquet') as part, part.open('wb') as file:
+            scores.to_parquet(file, index=False)
         return {'datasets': {}}
     settings = {key: provenance[key] for key in ('seed', 'resamples')}
     summary = summarise(scores, **settings)

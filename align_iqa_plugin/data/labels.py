@@ -4,7 +4,6 @@ One reader serves a data set's folder as released, any table whose columns are n
 first, score second, by position).
 """
 
-import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,8 @@ from align_iqa_plugin.data.release_tables import columns_in_names, read_release_
 from align_iqa_plugin.data.releases import Release
 from align_iqa_plugin.data.tables import Table, TableError, list_problems
 from align_iqa_plugin.data.uris import is_uri
-from align_iqa_plugin.runtime.atomic import atomic_file
+from align_iqa_plugin.runtime.atomic import atomic_write
+from align_iqa_plugin.runtime.csv_text import csv_text
 
 WRONG_FOLDER = 20  # more missing images than this, and none found: one problem, that of the folder
 
@@ -213,11 +213,8 @@ def write_labels(labels: Labels, further_columns: Mapping[str, Sequence[str]], o
     header = list(dict.fromkeys([*(name for name in first if name in labels.header), *labels.header]))
     columns = [labels.column(name) for name in header] + list(further_columns.values())
     try:
-        with atomic_file(output) as part, part.open('w', encoding='utf-8', newline='') as file:
-            # CRLF line ends: with another one, Python 3.12 and older leave a lone carriage return in a cell unquoted
-            writer = csv.writer(file, lineterminator='\r\n')
-            writer.writerow([*header, *further_columns])
-            writer.writerows(zip(*columns, strict=True))
+        text = csv_text([[*header, *further_columns], *zip(*columns, strict=True)])
+        atomic_write(output, text.encode())
     except OSError as error:
         raise LabelError(f'{error.strerror}.') from error
 

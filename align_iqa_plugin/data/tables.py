@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from align_iqa_plugin.data.uris import is_uri, read_uri
+from align_iqa_plugin.runtime.csv_text import as_written
 from align_iqa_plugin.runtime.names import suggest
 
 ENDINGS = ('.csv', '.xlsx', '.parquet')
@@ -110,7 +111,8 @@ def list_problems(source: str | Path, problems: Iterable[tuple[int, str]]) -> st
 
 
 def read_table(source: str | Path, *, columns: Collection[str] | None = None) -> Table:
-    """Read a table; files that end in .xlsx and .parquet are read as such, all others as CSV.
+    """Read a table; files that end in .xlsx and .parquet are read as such, all others as CSV. A quote that keeps a
+    spreadsheet from running a cell of a CSV is no part of it.
 
     Args:
         source: path or URI.
@@ -197,7 +199,8 @@ def _read_csv(content: bytes) -> Iterator[tuple[int, list[str]]]:
         raise _Problem('is not a CSV in UTF-8: save it as "CSV UTF-8"') from error
     reader = csv.reader(io.StringIO(text, newline=''), strict=True)
     try:
-        yield from enumerate(reader, 1)
+        for number, cells in enumerate(reader, 1):
+            yield number, list(map(as_written, cells))
     except csv.Error as error:
         raise _Problem(f'is not a sound CSV ({error} in line {reader.line_num})') from error
 

@@ -48,7 +48,7 @@ class ScoreFolder:
             self._lock = FileLock(path / '.lock', timeout=0)
             self._lock.acquire()
             files = sorted(path.glob('*.parquet'))
-            schemas = {file: parquet.read_schema(file) for file in files}
+            schemas = {file: _read(file, parquet.read_schema) for file in files}
         except Timeout as error:
             raise ValueError(f"another command is writing into '{path}'; wait for it, or choose another output.") from error
         except (OSError, pyarrow.ArrowException) as error:
@@ -73,7 +73,7 @@ class ScoreFolder:
         asked = set(images)
         scored: dict[tuple[str, str | None], dict] = {}
         for file in sorted(self.path.glob('*.parquet')):
-            rows = parquet.read_table(file).to_pylist()
+            rows = _read(file, parquet.read_table).to_pylist()
             scored |= {(row['image'], row['prompt']): row for row in rows if row['score'] is not None}
             kept = [row for row in rows if row['score'] is not None or row['image'] not in asked]
             if not kept:
@@ -111,8 +111,13 @@ class ScoreFolder:
             shutil.rmtree(self.path)
 
     def _replace(self, file: Path, rows: list[Mapping]) -> None:
-        with atomic_file(file) as part:
-            parquet.write_table(pyarrow.Table.from_pylist(rows, self.schema), part)
+        with atomic_file(file) as part, part.open('wb') as opened:
+            parquet.write_table(pyarrow.Table.from_pylist(rows, self.schema), opened)
+
+
+def _read(file: Path, read: Callable):
+    with file.open('rb') as opened:  # pyarrow opens no path that is not UTF-8
+        return read(opened)
 
 
 def score_remaining(rows: list[Row], engine: Engine, folder: ScoreFolder | None, advance: Callable[[], None]) -> None:

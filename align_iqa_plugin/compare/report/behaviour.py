@@ -1,11 +1,10 @@
 """What the page and the terminal show of the behaviour of metrics, and the same numbers as CSV."""
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Mapping
 
 from align_iqa_plugin.compare.report.leaderboard import field_form, interval_of, value_of
+from align_iqa_plugin.runtime.csv_text import csv_text
 
 PANEL = (240, 170)  # width and height of a panel, in units of its SVG
 MARGINS = (30, 8, 8, 22)  # left, right, top, bottom
@@ -127,13 +126,11 @@ def _ends(line: list) -> str:
 
 def behaviour_csv(summary: Mapping) -> str:
     """A row for each number: dataset, metric, measure, what it is of, level, value, and of shares the interval and counts."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(['dataset', 'metric', 'measure', 'of', 'level', 'value', 'low', 'high', 'n', 'failed'])
+    rows = [['dataset', 'metric', 'measure', 'of', 'level', 'value', 'low', 'high', 'n', 'failed']]
     for name, dataset in summary['datasets'].items():
         for metric, numbers in dataset.get('behaviour', {'metrics': {}})['metrics'].items():
-            writer.writerows([name, metric, *cells] for cells in _cells(numbers))
-    return text.getvalue()
+            rows += [[name, metric, *cells] for cells in _cells(numbers)]
+    return csv_text(rows)
 
 
 def _cells(numbers: Mapping) -> Iterator[list]:

@@ -71,8 +71,8 @@ def write_page(directory: Path, summary: Mapping, scores: pd.DataFrame, metrics:
         texts['behaviour.csv'] = behaviour_csv(summary)
     for name, text in texts.items():
         _write(directory / name, text)
-    with atomic_file(directory / 'scores.parquet') as part:
-        scores.to_parquet(part, index=False)
+    with atomic_file(directory / 'scores.parquet') as part, part.open('wb') as file:
+        scores.to_parquet(file, index=False)
     files = [*texts, 'scores.parquet']
     scored = without_failures(scores)
     for number, (name, numbers) in enumerate(summary['datasets'].items(), 1):
