@@ -1,12 +1,14 @@
-"""One reader for every table that users bring: CSV (UTF-8), Excel (.xlsx) and Parquet, from a path or a URI.
+"""One reader for every table that users bring: CSV (Unicode), Excel (.xlsx) and Parquet, from a path or a URI.
 
 Every cell is read as text, so that a prompt `None` and an image `001` stay what they are. A table that would fill the memory,
 whatever its file's size, is an error and not read.
 """
 
+import codecs
 import csv
 import io
 import os
+import unicodedata
 import zipfile
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,9 +16,12 @@ from pathlib import Path
 
 from align_iqa_plugin.data.uris import is_uri, read_uri
 from align_iqa_plugin.runtime.csv_text import as_written
+from align_iqa_plugin.runtime.errors import printable
 from align_iqa_plugin.runtime.names import suggest
 
 ENDINGS = ('.csv', '.xlsx', '.parquet')
+
+SEPARATORS = ',;\t'  # of a CSV: the one that gives its header the most cells, where two do so the first
 
 MAX_BYTES = 2**28  # of the file, and of what it unpacks to: 256 bytes for each row that Excel can hold
 MAX_ROWS = 2**20  # as many as Excel can hold
@@ -104,15 +109,19 @@ def put_below(first: Table, second: Table) -> Table:
 
 
 def list_problems(source: str | Path, problems: Iterable[tuple[int, str]]) -> str:
-    """A message with all problems of a table's rows, (row number, sentence) each, in the order of the rows."""
+    """A message with all problems of a table's rows, (row number, sentence) each, in the order of the rows, a line each."""
     problems = sorted(problems)
     count = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
-    return '\n'.join([f"'{source}': {count} (the header is row 1)", *(f'  row {row}: {problem}' for row, problem in problems)])
+    return '\n'.join(
+        [f"'{source}': {count} (the header is row 1)", *(f'  row {row}: {printable(problem)}' for row, problem in problems)]
+    )
 
 
 def read_table(source: str | Path, *, columns: Collection[str] | None = None) -> Table:
-    """Read a table; files that end in .xlsx and .parquet are read as such, all others as CSV. A quote that keeps a
-    spreadsheet from running a cell of a CSV is no part of it.
+    """Read a table; files that end in .xlsx and .parquet are read as such, all others as CSV.
+
+    A CSV is in UTF-8, or in the UTF-16 that its first bytes state; commas, semicolons or tabs separate its cells; a quote that
+    keeps a spreadsheet from running a cell is no part of it. The numbers of the rows that pandas puts in front are left out.
 
     Args:
         source: path or URI.
@@ -137,8 +146,8 @@ def read_table(source: str | Path, *, columns: Collection[str] | None = None) ->
             raise _Problem('has an empty first row: the names of the columns are needed there')
     except _Problem as problem:
         raise TableError(f"'{source}' {problem}.") from problem
-    (_, header), *rows = rows
-    hint = f'cells, but the header has {len(header)}: put a cell that holds a comma in quotes.'
+    (_, header), *rows = _without_index(rows)
+    hint = f'cells, but the header has {len(header)}: put a cell that holds a separator in quotes.'
     fitting = [row for row in rows if len(row[1]) == len(header)]
     filled = [place for place, name in enumerate(header) if name or any(cells[place] for _, cells in fitting)]
     return Table(
@@ -147,6 +156,19 @@ def read_table(source: str | Path, *, columns: Collection[str] | None = None) ->
         rows=[(number, [cells[place] for place in filled]) for number, cells in fitting],
         problems=[(number, f'{len(cells)} {hint}') for number, cells in rows if len(cells) != len(header)],
     )
+
+
+def find_file(folder: str | Path, name: str) -> str | None:
+    """The path of the file that a table names, relative to the folder; None if there is none.
+
+    A name of Windows may have ``\\`` for ``/``, and a name of macOS takes letters with accents apart (NFD).
+    """
+    slashes = name.replace('\\', '/')
+    for spelling in dict.fromkeys((name, slashes, *(unicodedata.normalize(form, slashes) for form in ('NFC', 'NFD')))):
+        path = Path(folder) / spelling
+        if spelling and os.path.isfile(path):
+            return str(path)
+    return None
 
 
 class _Problem(Exception):
@@ -191,18 +213,41 @@ def _of_one_width(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str
     return [(number, cells + [''] * (width - len(cells))) for number, cells in rows]
 
 
+def _without_index(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """The rows without the first column if pandas wrote it: it has no name, and each cell is another whole number."""
+    column = [cells[0] for _, cells in rows]
+    numbers = column[1:]
+    if column[0] or not numbers or len(set(numbers)) < len(numbers) or not all(cell.isdecimal() for cell in numbers):
+        return rows
+    return [(number, cells[1:]) for number, cells in rows]
+
+
 def _read_csv(content: bytes) -> Iterator[tuple[int, list[str]]]:
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         # utf-8-sig: spreadsheets put a byte order mark first, which would become part of the first column's name
-        text = content.decode('utf-8-sig')
+        text = content.decode('utf-16' if utf16 else 'utf-8-sig')
     except UnicodeDecodeError as error:
-        raise _Problem('is not a CSV in UTF-8: save it as "CSV UTF-8"') from error
-    reader = csv.reader(io.StringIO(text, newline=''), strict=True)
+        line = content.count(b'\n', 0, error.start) + 1
+        raise _Problem(f'is not a CSV in UTF-8 (line {line}): save it as "CSV UTF-8"') from error
+    reader = csv.reader(io.StringIO(text, newline=''), delimiter=_separator(text), strict=True)
     try:
         for number, cells in enumerate(reader, 1):
             yield number, list(map(as_written, cells))
     except csv.Error as error:
         raise _Problem(f'is not a sound CSV ({error} in line {reader.line_num})') from error
+
+
+def _separator(text: str) -> str:
+    begin = text[:100_000]
+
+    def cells(separator: str) -> int:
+        try:
+            return len(next(csv.reader(io.StringIO(begin, newline=''), delimiter=separator), ()))
+        except csv.Error:  # reading the table reports it
+            return 0
+
+    return max(SEPARATORS, key=cells)
 
 
 def _read_excel(content: bytes) -> Iterator[tuple[int, list[str]]]:

@@ -154,7 +154,7 @@ def test_a_wrong_folder_is_one_problem(table, tmp_path):
     [
         ('', {}, 'is empty'),
         ('image,mos,prompt\n', {}, 'no rows'),
-        ('image;mos;prompt\na.png;1;a\n', {}, 'one column only'),
+        ('image|mos|prompt\na.png|1|a\n', {}, 'one column only'),
         ('image,mos,mos,prompt\na.png,1,2,a\n', {}, "more than one column 'mos'"),
         ('image,mos\na.png,1\n', {}, "no column 'prompt'; choose from image, mos"),
         ('image,mos,prompt\na.png,1,a\n', {'score_column': 'moss'}, "no column 'moss'; did you mean 'mos'?"),
@@ -443,3 +443,27 @@ def test_the_real_live_challenge_is_sound(data_folder):
     labels.raise_problems()
     assert labels.release.key == 'livechallenge' and len(labels.rows) == 727
     assert (labels.prompt_column, labels.score_range) == (None, (0.0, 100.0))
+
+
+def test_a_prompt_of_blanks_is_as_empty_as_none(table):
+    text = 'image,mos,prompt\na.png,1,\na.png,1," "\nb.png,1,x\n'
+    assert problems(read_labels(table(text, ['a.png', 'b.png'])))[1:] == [
+        '  row 3: a.png: the same image and prompt as in row 2.'
+    ]
+
+
+def test_names_of_windows_lead_to_the_images_of_a_release(table, tmp_path):
+    path = table(f'{AGIQA}\nimages\\sd1.5_normal_001.jpg,a cat,,,,4.5,0.1,2.5,0.2\n', ['sd1.5_normal_001.jpg'], 'images')
+    labels = read_labels(path)
+    assert labels.problems == [] and [Path(row.path) for row in labels.rows] == [tmp_path / 'images/sd1.5_normal_001.jpg']
+    assert labels.generators == ['sd1.5']
+
+
+def test_names_with_accents_lead_to_images_of_macos(table, tmp_path):
+    labels = read_labels(table('image,mos\n\u00fc.png,1\n', ['u\u0308.png']), prompt_column=None)
+    assert labels.problems == [] and [row.path for row in labels.rows] == [str(tmp_path / 'u\u0308.png')]
+
+
+def test_a_decimal_comma_is_named_with_the_number_to_write(table):
+    labels = read_labels(table('image;mos\na.png;3,5\n', ['a.png']), prompt_column=None)
+    assert problems(labels)[1:] == ["  row 2: a.png: mos is '3,5', with a comma: write 3.5."]

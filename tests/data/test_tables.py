@@ -1,5 +1,6 @@
 """Tables are read as text, whatever their kind, and a table that is damaged or too large is an error that names it."""
 
+import os
 import pickle
 import zipfile
 
@@ -167,3 +168,61 @@ def test_a_small_file_that_unpacks_to_a_large_one_is_not_unpacked(tmp_path, monk
         file.writestr('xl/sharedStrings.xml', b' ' * 2 * 10**6)
     with pytest.raises(TableError, match='unpacks to more'):
         read_table(tmp_path / 'a.xlsx')
+
+
+@pytest.mark.parametrize('separator', [',', ';', '\t'])
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_what_spreadsheets_write_as_csv_is_read(tmp_path, separator, encoding):
+    text = f'image{separator}mos{separator}prompt\na.png{separator}1.5{separator}"ein, zwei; drei"\n'
+    (tmp_path / 'a.csv').write_bytes(text.encode(encoding))
+    table = read_table(tmp_path / 'a.csv')
+    assert (table.header, table.rows) == (('image', 'mos', 'prompt'), [(2, ['a.png', '1.5', 'ein, zwei; drei'])])
+
+
+def test_another_encoding_is_named_with_its_line(tmp_path):
+    (tmp_path / 'a.csv').write_bytes('image,prompt\na.png,a\nb.png,für\n'.encode('cp1252'))
+    with pytest.raises(TableError, match=r'a.csv. is not a CSV in UTF-8 \(line 3\): save it as "CSV UTF-8"'):
+        read_table(tmp_path / 'a.csv')
+
+
+@pytest.mark.parametrize('kind', ['to_csv', 'to_excel'])
+def test_the_row_numbers_of_pandas_are_no_column(tmp_path, kind):
+    path = tmp_path / ('a.csv' if kind == 'to_csv' else 'a.xlsx')
+    frame = pandas.DataFrame({'image': ['a.png', 'b.png', 'c.png'], 'mos': [1, 2, 3]})
+    for part in (frame, frame[::-2]):
+        getattr(part, kind)(path)
+        table = read_table(path)
+        assert table.header == ('image', 'mos') and table.column('image') == list(part['image'])
+
+
+@pytest.mark.parametrize('text', [',b\n1,x\n1,y\n', ',b\na.png,x\n', 'a,b\n1,x\n'])
+def test_a_first_column_of_another_kind_stays(tmp_path, text):
+    (tmp_path / 'a.csv').write_text(text)
+    assert len(read_table(tmp_path / 'a.csv').header) == 2
+
+
+def test_a_row_cannot_forge_the_problem_of_another():
+    lines = tables.list_problems('a.csv', [(2, 'x\n  row 3: forged\x1b[1A')]).splitlines()
+    assert len(lines) == 2 and '\x1b' not in lines[1]
+
+
+def test_a_file_is_found_by_the_name_that_windows_or_macos_gives_it(tmp_path):
+    (tmp_path / 'sub').mkdir()
+    for name in ('sub/a.png', 'u\u0308.png', '\u00f6.png'):
+        (tmp_path / name).touch()
+    for name, found in [
+        ('sub/a.png', 'sub/a.png'),
+        ('sub\\a.png', 'sub/a.png'),
+        ('\u00fc.png', 'u\u0308.png'),
+        ('o\u0308.png', '\u00f6.png'),
+        ('./sub/../sub//a.png', 'sub/a.png'),
+        ('sub', None),
+        ('', None),
+        ('b.png', None),
+    ]:
+        path = tables.find_file(tmp_path, name)
+        assert path is None if found is None else os.path.samefile(path, tmp_path / found)
+    assert tables.find_file(tmp_path, './sub//a.png') == str(tmp_path / 'sub' / 'a.png')
+    (tmp_path / 'sub\\a.png').touch()
+    if os.name == 'posix':
+        assert tables.find_file(tmp_path, 'sub\\a.png').endswith('sub\\a.png')
