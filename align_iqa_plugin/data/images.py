@@ -1,19 +1,23 @@
-"""Reads a picture of any common kind into the form that the network expects: 8-bit RGB, upright, on white.
+"""Reads a picture into the form that the network expects: 8-bit RGB, upright, on white.
 
-The file's content decides its format, not its name. Colour profiles are not applied, as nowhere in pyiqa.
+JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, JPEG 2000 and PNM are read, and with a package more HEIF (HEIC) and JPEG XL. The file's
+content decides its format, not its name. Colour profiles are not applied, as nowhere in pyiqa.
 """
 
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from importlib import import_module
 from io import BytesIO
 from math import ceil, prod, sqrt
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, features
 
 from align_iqa_plugin.data.uris import is_uri, read_uri
 
@@ -21,9 +25,9 @@ T = TypeVar('T')
 
 ENDINGS = {
     *('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.avif', '.gif', '.bmp', '.tif', '.tiff'),
-    *('.jp2', '.j2k', '.ppm', '.pgm', '.pbm', '.pnm'),
+    *('.jp2', '.j2k', '.ppm', '.pgm', '.pbm', '.pnm', '.heic', '.heif', '.hif', '.jxl'),
 }
-"""What image files are usually called, in lower case: which files of a folder are pictures."""
+"""What image files are usually called, in lower case: which files of a folder are pictures, also those that need a package."""
 
 MAX_PIXELS = 2**29
 """Largest picture that is read, in pixels. Pillow holds up to 4 bytes a pixel while it decodes, so this is 2 GiB for a
@@ -37,6 +41,14 @@ PATCH_SIZE = 16  # pixels; a network of other patches resizes an image that is n
 
 # Only formats that Pillow decodes by itself: its EPS reader, for one, would run Ghostscript on a stranger's file.
 _FORMATS = ('JPEG', 'PNG', 'WEBP', 'AVIF', 'GIF', 'BMP', 'TIFF', 'JPEG2000', 'PPM')
+# Formats that a package adds to Pillow: its module, and the extra of ours that installs it
+_ADDED_FORMATS = {'HEIF': ('pillow_heif', 'heif'), 'JXL': ('pillow_jxl', 'jxl')}
+# What a file begins with, after the size of its first box
+_BEGINNINGS = {
+    'HEIF': re.compile(rb'....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)', re.DOTALL),
+    'JXL': re.compile(rb'\xff\x0a|....JXL ', re.DOTALL),
+    'AVIF': re.compile(rb'....ftypavi[fs]', re.DOTALL),
+}
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -69,8 +81,6 @@ def read_image(path: str | Path) -> Image.Image:
         return _read(path)
     except _Reason as reason:
         raise ImageError(f"'{path}' {reason}.") from None
-    except Image.UnidentifiedImageError:
-        raise ImageError(f"'{path}' is not a picture in a known format ({', '.join(_FORMATS)}).") from None
     except Image.DecompressionBombError:
         raise ImageError(f"'{path}' has more than {MAX_PIXELS:,} pixels; make it smaller.") from None
     except MemoryError:
@@ -182,7 +192,7 @@ def _file(path: str | Path) -> Path | BytesIO:
 
 def _read(path: str | Path) -> Image.Image:
     file = _file(path)
-    with _pillow_settings(), Image.open(file, formats=_FORMATS) as opened:
+    with _pillow_settings(), _open(file) as opened:
         full_size = opened.size
         factor = _reduction(full_size)
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size straight away; the other formats ignore this.
@@ -200,6 +210,32 @@ def _read(path: str | Path) -> Image.Image:
             full_size = full_size[::-1]
     image.info['full_size'] = full_size
     return image
+
+
+def _open(file: Path | BytesIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=_formats())
+    except Image.UnidentifiedImageError:
+        content = file.getvalue() if isinstance(file, BytesIO) else file.read_bytes()
+        name = next((name for name, beginning in _BEGINNINGS.items() if beginning.match(content)), None)
+        if name in _ADDED_FORMATS and name not in _formats():
+            extra = _ADDED_FORMATS[name][1]
+            raise _Reason(f"is in {name}, which needs a package: pip install 'align-iqa-plugin[{extra}]'") from None
+        if name == 'AVIF' and not features.check('avif'):
+            raise _Reason('is in AVIF, which this build of Pillow does not read: pip install --upgrade pillow') from None
+        raise _Reason(f'is not a picture in a known format ({", ".join(_formats())})') from None
+
+
+@lru_cache
+def _formats() -> tuple[str, ...]:
+    """The formats that can be read here."""
+    added = []
+    for name, (module, _) in _ADDED_FORMATS.items():
+        with suppress(ImportError):
+            plugin = import_module(module)  # pillow_jxl adds its format then, pillow_heif by a function
+            getattr(plugin, 'register_heif_opener', bool)()
+            added.append(name)
+    return (*_FORMATS, *added)
 
 
 def _reduction(size: tuple[int, int]) -> int:
