@@ -1,17 +1,17 @@
 """`align-iqa compare`: metrics of pyiqa on the same images, beside each other."""
 
+import os
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.core import TyperCommand
 
-from align_iqa_plugin.cli.errors import fail, stop
+from align_iqa_plugin.cli.errors import fail, say, stop
+from align_iqa_plugin.runtime.names import suggest
 
 SAMPLE = 36  # images of a data set for --behaviour: some 1,080 pictures with their 29 copies
-_say = partial(typer.echo, err=True)
 
 
 class ManyValues(TyperCommand):
@@ -85,8 +85,6 @@ def compare(
     Exit status: 0 all images were scored by all metrics, 1 some were not, 2 the command is wrong, 130 stopped by Ctrl-C (the
     scores until then are kept).
     """
-    from align_iqa_plugin.runtime.names import suggest
-
     metrics, datasets = metrics or [], datasets or []
     if out is None:
         fail('compare', 'give --out, the folder for the results.')
@@ -102,6 +100,7 @@ def compare(
             fail('compare', sentence)
 
     from align_iqa_plugin.cli.compare_display import show_behaviour, show_leaderboard, show_progress
+    from align_iqa_plugin.cli.outputs import check_output
     from align_iqa_plugin.compare.behaviour import behaviour_images
     from align_iqa_plugin.compare.metrics import add_metrics, metric_names
     from align_iqa_plugin.compare.run import Comparison, provenance_of, read_tables, write_results
@@ -110,13 +109,14 @@ def compare(
     from align_iqa_plugin.runtime.ray_workers import RayError, RayUnavailable, ray_workers
 
     try:
+        check_output('--out', out := Path(os.path.expanduser(out)), folder=True)
         chosen = usable_device(device if engine == 'local' else 'cpu')
         names = metric_names([*metrics, *(add_metrics(metric_opt) if metric_opt else [])])
         tables = read_tables(datasets, data_opt, root=data, samples=samples, split=split, phase=phase, seed=seed)
-        out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(exist_ok=True)
         store = Store(out / 'scores.sqlite')
     except (ValueError, OSError, StoreError) as error:
-        fail('compare', str(error))
+        fail('compare', error)
 
     decoders = 2 if workers is None else workers
     try:
@@ -124,24 +124,27 @@ def compare(
             for name, images in tables.items():
                 store.put_images(name, [*images, *behaviour_images(images, behaviour or 0, seed=seed)])
             with show_progress(len(names)) as show:
-                Comparison(store, list(tables), chosen, batch_size, decoders, team, show, _say).score(names)
+                Comparison(store, list(tables), chosen, batch_size, decoders, team, show, say).score(names)
             scores, copies, costs = store.score_table(), store.copy_table(), store.metric_table()
     except RayUnavailable as error:
         fail('compare', str(error))
     except KeyboardInterrupt:
-        _say('Stopped by Ctrl-C: the scores are kept. To resume, give the same command again.')
+        say('Stopped by Ctrl-C: the scores are kept. To resume, give the same command again.')
         raise typer.Exit(130) from None
     except (StoreError, RayError) as error:
         stop('compare', 1, f'{error} The scores are kept. To resume, give the same command again.')
 
     made = provenance_of(tables, device=chosen, team=team, seed=seed, resamples=resamples, split=split, phase=phase)
-    summary = write_results(out, scores, copies, costs, made)
+    try:
+        summary = write_results(out, scores, copies, costs, made)
+    except OSError as error:
+        stop('compare', 1, f'{error.strerror or error}. The scores are kept. For the results, give the command again.')
     show_leaderboard(summary, costs)
     show_behaviour(summary)
     reasons = [*scores['reason'], *copies.loc[copies['copy'] != 'original', 'reason']]
     failed = len(reasons) - reasons.count('')
     missing = costs.loc[~costs['available'], 'metric'].tolist()
     unloaded = f'; metrics that could not be loaded: {", ".join(missing)}.' if missing else '.'
-    _say(f'{len(reasons) - failed} of {len(reasons)} scores are in {out}, {failed} failed{unloaded}')
+    say(f'{len(reasons) - failed} of {len(reasons)} scores are in {out}, {failed} failed{unloaded}')
     if failed or missing or not reasons:
         raise typer.Exit(1)

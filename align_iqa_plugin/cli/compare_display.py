@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+from align_iqa_plugin.runtime.errors import printable
 
 if TYPE_CHECKING:
     import pandas
@@ -27,7 +31,7 @@ def show_progress(total: int) -> 'Iterator[Show]':
         def show(metric: str, what: str = '', images: int | None = None, *, done: bool = False):
             if done:
                 progress.advance(overall)
-            progress.reset(current, description=f'{metric} {what}', total=images)
+            progress.reset(current, description=escape(f'{metric} {what}'), total=images)
             return lambda count: progress.advance(current, count)
 
         yield show
@@ -42,13 +46,13 @@ def show_leaderboard(summary: Mapping, costs: 'pandas.DataFrame') -> None:
     """
     seconds = dict(zip(costs['metric'], costs['seconds'], strict=True))
     for name, dataset in summary['datasets'].items():
-        table = Table(box=box.SIMPLE, title=f'{name}: correlation with the MOS of {dataset["n"]} images')
+        table = Table(box=box.SIMPLE, title=Text(f'{printable(name)}: correlation with the MOS of {dataset["n"]} images'))
         for column in ('metric', 'SRCC', '95 % interval', 'PLCC', 'images', 'failed', 'time/image'):
             table.add_column(column, justify='left' if column == 'metric' else 'right', no_wrap=True)
         for metric, numbers in sorted(dataset['metrics'].items(), key=lambda item: item[1]['rank']):
             srcc = numbers['srcc']
             table.add_row(
-                metric,
+                Text(printable(metric)),
                 _number(srcc['value']),
                 f'{_number(srcc["low"])} to {_number(srcc["high"])}',
                 _number(numbers['plcc']['value']),
@@ -73,15 +77,16 @@ def show_behaviour(summary: Mapping) -> None:
             continue
         view = behaviour_view(dataset['behaviour'])
         title = f'{name}: how often the score of {view["images"]} images falls at every level; images that score worse than ...'
-        table = Table(box=box.SIMPLE, title=title)
+        table = Table(box=box.SIMPLE, title=Text(printable(title)))
         _add_columns(table, ['all', '95 % interval', *view['kinds'], *view['pictures'], 'failed'])
         for row in view['rows']:
-            table.add_row(row['metric'], row['all'], row['interval'], *row['kinds'], *row['pictures'], str(row['failed']))
+            table.add_row(Text(row['metric']), row['all'], row['interval'], *row['kinds'], *row['pictures'], str(row['failed']))
         console.print(table)
-        table = Table(box=box.SIMPLE, title=f'{name}: mean change of the score (mean absolute change), + is better')
+        title = f'{name}: mean change of the score (mean absolute change), + is better'
+        table = Table(box=box.SIMPLE, title=Text(printable(title)))
         _add_columns(table, ['in', *view['changes']])
         for row in view['change_rows']:
-            table.add_row(row['metric'], row['unit'], *row['cells'])
+            table.add_row(Text(row['metric']), row['unit'], *row['cells'])
         console.print(table)
         for row in view['failures']:
             sentence = f'{row["metric"]}: no score for {row["count"]} pictures, such as {row["example"]}: {row["reason"]}'

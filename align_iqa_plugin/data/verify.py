@@ -14,6 +14,7 @@ from rich.progress import track
 
 from align_iqa_plugin.data.images import ENDINGS, ImageError, read_image
 from align_iqa_plugin.data.labels import Labels, Row
+from align_iqa_plugin.runtime.errors import printable
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Finding:
 
     def __str__(self):
         place = f'{self.kind}: row {self.row}: ' if self.kind else ''
-        return ('' if self.is_problem else 'note: ') + place + self.sentence
+        return printable(('' if self.is_problem else 'note: ') + place + self.sentence)
 
 
 def verify(labels: Labels, *, workers: int) -> list[Finding]:

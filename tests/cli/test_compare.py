@@ -346,11 +346,18 @@ def test_option_files_of_pyiqa_add_metrics_and_data_sets(page, data, tmp_path, m
         (['-m', 'entropy', '--samples', '--device', 'tpu9', '--out', 'x'], 'tpu9'),
         (['-m', 'entropy', '--data_opt', 'nothing.yml', '--out', 'x'], 'nothing.yml'),
         (['-m', 'entropy', '--samples', '--out', 'taken'], 'taken'),
+        (['-m', 'entropy', '--samples', '--out', 'nowhere/x'], "there is no folder 'nowhere'"),
+        (['-m', 'entropy', '--data_opt', 'number.yml', '--out', 'x'], 'd is 5, not a section'),
+        (['-m', 'entropy', '--data_opt', 'text.yml', '--out', 'x'], 'mos_range'),
+        (['-m', 'entropy', '--data_opt', 'deep.yml', '--out', 'x'], 'nested more than 50 deep'),
     ],
 )
 def test_a_wrong_command_fails_with_a_sentence_before_any_work(page, arguments, reason, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path('taken').write_text('a file')
+    Path('number.yml').write_text('d: 5\n')
+    Path('text.yml').write_text('d: {type: AIGCIQADataset, meta_info_file: taken, mos_range: 5}\n')
+    Path('deep.yml').write_text('[' * 50_000)
     result = run(*arguments)
     assert result.exit_code == 2
     (sentence,) = [line for line in result.stderr.splitlines() if line]
@@ -451,3 +458,13 @@ def test_real_metrics_on_the_samples_give_scores_offline(page, tmp_path, monkeyp
     for row in table.iloc[[0, 7]].itertuples():
         assert row.score == pytest.approx(metric(row.path).item(), rel=1e-4)
     assert table['lower_better'].all()
+
+
+def test_results_that_cannot_be_written_are_a_sentence_and_the_scores_are_kept(page, data, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "'scores.csv' cannot be written: No space left on device")
+
+    monkeypatch.setattr(run_module, 'write_results', full)
+    result = run('-m', 'entropy', '-d', 'agiqa3k', '--data', data, '--out', tmp_path / 'out')
+    assert result.exit_code == 1 and 'The scores are kept.' in result.stderr, result.output
+    assert len(Brightness.asked)
