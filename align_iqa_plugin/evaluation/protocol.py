@@ -239,7 +239,7 @@ def _data_hash(labels: Labels, contents: Sequence[str]) -> str:
     """SHA-256 of the labels in use and of every image's name and content, in the order of the table."""
     digest = hashlib.sha256()
     for row, content in zip(labels.rows, contents, strict=True):
-        digest.update(f'{Path(row.path).name}\n{row.score!r}\n{row.prompt}\n{content}\n'.encode())
+        digest.update(f'{Path(row.path).name}\n{row.score!r}\n{row.prompt}\n{content}\n'.encode('utf-8', 'surrogateescape'))
     return digest.hexdigest()
 
 

@@ -8,6 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from align_iqa_plugin.cli import app
+from align_iqa_plugin.evaluation.predict import Predictions
 
 
 def run(*words):
@@ -69,3 +70,34 @@ def test_no_output_replaces_the_labels(rated):
         result = run('evaluate', data, '--output', labels)
         assert result.exit_code == 2 and 'would overwrite' in result.stderr
     assert labels.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ('words', 'sentence'),
+    [(['--output', 'nowhere/x.json', '--phase', 'tset'], 'there is no folder'), (['--device', 'warp'], "device 'warp'")],
+)
+def test_the_output_and_then_the_device_are_checked_before_the_data(words, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for data in ('none', 'x' * 300):
+        result = run('evaluate', data, *words)
+        assert result.exit_code == 2 and sentence in result.stderr, result.output
+
+
+def test_a_name_that_is_too_long_is_a_sentence(tmp_path):
+    result = run('evaluate', tmp_path / ('x' * 300), '--device', 'cpu')
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith('align-iqa evaluate: ') and 'File name too long' in result.stderr
+
+
+def test_an_output_that_cannot_be_written_in_the_end_is_a_sentence(rated, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('align_iqa_plugin.archs.pretrained.create_align_iqa', lambda **_: None)
+    predictions = Predictions(scores=[0.0, 1.0, 2.0], mos=[1.0, 2.0, 3.0], paths=['a', 'b', 'c'])
+    monkeypatch.setattr('align_iqa_plugin.evaluation.predict.predict', lambda *_, **__: predictions)
+    monkeypatch.setattr('os.replace', full)
+    result = run('evaluate', rated, '--output', tmp_path / 'x.json', '--device', 'cpu')
+    assert result.exit_code == 1 and 'SRCC' in result.stdout, result.output
+    assert result.stderr == f"align-iqa evaluate: '{tmp_path / 'x.json'}' cannot be written: No space left on device.\n"
+    assert not list(tmp_path.iterdir())
