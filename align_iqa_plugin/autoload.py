@@ -14,8 +14,8 @@ into a failing ``import pyiqa``. So this file imports only the standard library,
 (not a warning, which ``python -W error`` would raise).
 """
 
+import importlib.util
 import sys
-from importlib.util import find_spec
 
 FILLED_BY = {
     'pyiqa.default_model_configs': 'register_configs',
@@ -49,7 +49,7 @@ class _Finder:
             return None
         self.awaited.discard(name)  # so that the search below passes over this finder
         try:
-            spec = find_spec(name)
+            spec = importlib.util.find_spec(name)
         finally:
             self.awaited.add(name)
         if spec is not None:

@@ -126,7 +126,8 @@ def test_a_file_has_one_score_whoever_reads_it(metric, odd_files, tmp_path, monk
     rows = [Row(path.name, path) for path in odd_files]
     by_command = {row.image: row.score for row in score_rows(load_metric('cpu', None), rows, batch_size=4)}
     (tmp_path / 'data.csv').write_text('name,mos\n' + ''.join(f'{path},1\n' for path in odd_files))
-    dataset = AIGCIQADataset({'meta_info_file': str(tmp_path / 'data.csv'), 'image_column': 'name', 'score_column': 'mos'})
+    columns = {'image_column': 'name', 'score_column': 'mos', 'prompt_column': None}
+    dataset = AIGCIQADataset({'meta_info_file': str(tmp_path / 'data.csv'), **columns})
     for path, sample in zip(odd_files, dataset, strict=True):
         assert sample['img_path'] == str(path)
         with Image.open(path) as opened:
