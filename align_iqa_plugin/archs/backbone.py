@@ -14,7 +14,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
@@ -160,7 +160,7 @@ def resize(image: Float[Tensor, 'b 3 h w'], size: tuple[int, int]) -> Float[Tens
     return limit(F.interpolate(image, size=tuple(size), mode='bicubic', antialias=True, align_corners=False))
 
 
-def to_unit_range(image: Float[Tensor, 'b c h w'], dtype: torch.dtype) -> Float[Tensor, 'b c h w']:
+def to_unit_range(image: Shaped[Tensor, 'b c h w'], dtype: torch.dtype) -> Float[Tensor, 'b c h w']:
     """Images in [0, 1] and of this type, from floating-point ones, whose values outside are limited (`limit`).
 
     A warning says so where values lie outside by more than rounding: images in [-1, 1] or [0, 255] would get scores that mean
