@@ -49,7 +49,7 @@ def wheel(tmp_path_factory) -> Path:
     """The wheel, built from a copy of the source tree, so that no older build gets into it."""
     source, built = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
     shutil.copytree(ROOT / 'align_iqa_plugin', source / 'align_iqa_plugin', ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('pyproject.toml', 'setup.cfg', 'README.md', 'LICENSE'):
+    for name in ('pyproject.toml', 'setup.cfg', 'setup.py', 'align_iqa_plugin_autoload.py', 'README.md', 'LICENSE'):
         shutil.copy(ROOT / name, source)
     command = [sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', str(built), str(source)]
     result = subprocess.run(command, capture_output=True, text=True)

@@ -65,20 +65,24 @@ class ImageError(ValueError):
     """A picture that cannot be read. The message is one sentence that names the file and the reason."""
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     """The picture: mode 'RGB', upright by its EXIF, transparent parts on white, the first frame of several.
 
     16-bit grey is scaled to 8 bits, CMYK and palettes are converted. A picture of more than `MAX_KEPT_PIXELS` is
     averaged down by the same whole number on both sides. `image.info['full_size']` is (width, height) before that.
 
     Args:
-        path: of the file, or its URI (uris.py).
+        source: the path of the file or its URI (uris.py), the file's content, or what Pillow has opened, which is not changed.
 
     Raises:
         ImageError: there is no such file, it is no picture, it is damaged, or it has more than `MAX_PIXELS` pixels.
+
+    >>> read_image(Image.new('LA', (40, 30), (0, 0))).getpixel((0, 0))  # transparent
+    (255, 255, 255)
     """
+    path = _name(source)
     try:
-        return _read(path)
+        return _read(source)
     except _Reason as reason:
         raise ImageError(f"'{path}' {reason}.") from None
     except Image.DecompressionBombError:
@@ -171,7 +175,18 @@ def _pillow_settings():
             Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _file(path: str | Path) -> Path | BytesIO:
+def _name(source: str | Path | bytes | Image.Image) -> str | Path:
+    """What errors call it."""
+    if isinstance(source, Image.Image):
+        return getattr(source, 'filename', '') or 'a picture of Pillow'
+    return 'a picture in bytes' if isinstance(source, bytes) else source
+
+
+def _file(path: str | Path | bytes) -> Path | BytesIO:
+    if isinstance(path, bytes):
+        if not path:
+            raise _Reason('is empty (0 bytes)')
+        return BytesIO(path)
     if is_uri(path):
         try:
             content = read_uri(path)
@@ -190,20 +205,27 @@ def _file(path: str | Path) -> Path | BytesIO:
     return path
 
 
-def _read(path: str | Path) -> Image.Image:
-    file = _file(path)
+def _read(source: str | Path | bytes | Image.Image) -> Image.Image:
+    if isinstance(source, Image.Image):
+        with _pillow_settings():
+            return _upright_rgb(source, source.size)
+    file = _file(source)
     with _pillow_settings(), _open(file) as opened:
         full_size = opened.size
         factor = _reduction(full_size)
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size straight away; the other formats ignore this.
         opened.draft(None, (ceil(full_size[0] / factor), ceil(full_size[1] / factor)))
-        opened.load()
-        # After load(): a PNG may carry its EXIF behind the pixels, and a TIFF is upright, its mark removed, by then.
-        try:
-            orientation = opened.getexif().get(ExifTags.Base.Orientation)
-        except Exception:  # whatever a damaged EXIF raises: the pixels are sound, so the picture is taken as it lies
-            orientation = None
-        image = _rgb(opened, _reduction(opened.size))
+        return _upright_rgb(opened, full_size)
+
+
+def _upright_rgb(opened: Image.Image, full_size: tuple[int, int]) -> Image.Image:
+    opened.load()
+    # After load(): a PNG may carry its EXIF behind the pixels, and a TIFF is upright, its mark removed, by then.
+    try:
+        orientation = opened.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # whatever a damaged EXIF raises: the pixels are sound, so the picture is taken as it lies
+        orientation = None
+    image = _rgb(opened, _reduction(opened.size))
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
         if orientation >= 5:

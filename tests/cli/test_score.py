@@ -196,7 +196,7 @@ def test_a_network_that_cannot_be_loaded_is_one_sentence(tmp_path, monkeypatch):
     def broken(device, weights):
         raise RuntimeError('Error(s) in loading state_dict:\n\tMissing key(s)')
 
-    monkeypatch.setattr(metric_module, 'PyiqaMetric', broken)
+    monkeypatch.setattr(metric_module, 'NetworkMetric', broken)
     result = run('--samples')
     assert result.exit_code == 2
     sentence = 'the network cannot be loaded: RuntimeError: Error(s) in loading state_dict: Missing key(s)'

@@ -58,6 +58,32 @@ def test_a_path_may_be_a_string(tmp_path):
     assert difference(read_image(str(tmp_path / 'a.png')), read_image(tmp_path / 'a.png')) == 0
 
 
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'TIFF'])
+def test_the_content_of_a_file_and_an_opened_picture_are_read_as_the_file_is(tmp_path, kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise().save(tmp_path / 'a', format=kind, exif=exif)
+    expected = read_image(tmp_path / 'a')
+    assert expected.size == (36, 48)
+    assert difference(read_image((tmp_path / 'a').read_bytes()), expected) == 0
+    with Image.open(tmp_path / 'a') as opened:
+        assert difference(read_image(opened), expected) == 0
+        assert difference(read_image(opened), expected) == 0  # the first reading has not changed it
+
+
+def test_a_picture_of_pillow_keeps_its_mode(tmp_path):
+    picture = Image.new('LA', (40, 40), (9, 0))
+    assert read_image(picture).getpixel((0, 0)) == (255, 255, 255)
+    assert (picture.mode, picture.getpixel((0, 0))) == ('LA', (9, 0))
+
+
+def test_errors_without_a_file_say_what_was_given(tmp_path):
+    with pytest.raises(ImageError, match="^'a picture in bytes' is empty"):
+        read_image(b'')
+    with pytest.raises(ImageError, match="^'a picture of Pillow' holds floating-point pixels"):
+        read_image(Image.new('F', (40, 40)))
+
+
 @pytest.mark.parametrize('mode', ['1', 'L', 'P', 'RGB', 'CMYK', 'YCbCr'])
 def test_modes_without_alpha_are_converted_as_pillow_converts_them(tmp_path, mode):
     picture = noise().convert(mode)
