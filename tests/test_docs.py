@@ -71,4 +71,4 @@ def test_the_citation_is_of_the_newest_version_in_the_changelog():
     citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text(encoding='utf-8'))
     changelog = (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8')
     assert citation['cff-version'] == '1.2.0'
-    assert citation['version'] == re.search(r'^## (\S+)', changelog, re.MULTILINE)[1]
+    assert citation['version'] == re.search(r'^## (\d\S+)', changelog, re.MULTILINE)[1]

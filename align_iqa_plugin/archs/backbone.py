@@ -5,7 +5,7 @@ Freezing the ViT, and turning an image of any size into its input, are our choic
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -98,15 +98,49 @@ class GuidedViT(nn.Module):
             if not self.vit.num_prefix_tokens:  # then timm returns the maps alone
                 return [stage_map.mean((-2, -1)) for stage_map in outputs], outputs
             return [self._class_token(prefix, stage_map) for stage_map, prefix in outputs], [output[0] for output in outputs]
-        grid = (pixels.shape[-2] // self.patch_size, pixels.shape[-1] // self.patch_size)
-        tokens, stages = self.embed(pixels), []
+        return self.forward_from({-1: self.embed(pixels)}, image.shape[-2:], injection, guidance)
+
+    def forward_from(
+        self,
+        outputs: Mapping[int, Float[Tensor, 'b n d']],
+        size: Sequence[int],
+        injection: nn.ModuleDict,
+        guidance: Float[Tensor, 'b g e'] | None,
+    ) -> tuple[list[Float[Tensor, 'b d']], list[Float[Tensor, 'b d h2 w2']]]:
+        """As `forward`, from the outputs of the first blocks, which no guidance has reached.
+
+        Args:
+            outputs: by the number of the block, -1 for the embedding: those at the ends of stages, and the last one.
+            size: height and width of the images, in pixels.
+        """
+        height, width = size
+        rows, columns = (side // self.patch_size for side in view_size(height, width, self.input_size, self.patch_size))
+        last = max(outputs)
+        stages = [self.split_tokens(outputs[end], (rows, columns)) for end in self.stage_ends if end <= last]
+        tokens = outputs[last]
         for index, block in enumerate(self.vit.blocks):
+            if index <= last:
+                continue
             if str(index) in injection:
                 tokens = injection[str(index)](tokens, guidance)
             tokens = block(tokens)
             if index in self.stage_ends:
-                stages.append(self.split_tokens(tokens, grid))
+                stages.append(self.split_tokens(tokens, (rows, columns)))
         return [class_token for class_token, _ in stages], [stage_map for _, stage_map in stages]
+
+    def trunk_blocks(self, injection: nn.ModuleDict) -> list[int]:
+        """The blocks before the first injection whose outputs `forward_from` needs."""
+        first = min(int(block) for block in injection)
+        return sorted({end for end in self.stage_ends if end < first} | {first - 1})
+
+    def trunk(self, image: Float[Tensor, 'b 3 h w'], blocks: Sequence[int]) -> dict[int, Float[Tensor, 'b n d']]:
+        """The outputs of blocks, -1 for the embedding, without any guidance."""
+        tokens, outputs = self.embed(self.preprocess(image)), {}
+        for index in range(-1, max(blocks) + 1):
+            tokens = self.vit.blocks[index](tokens) if index >= 0 else tokens
+            if index in blocks:
+                outputs[index] = tokens
+        return outputs
 
     def preprocess(self, image: Float[Tensor, 'b 3 h w']) -> Float[Tensor, 'b 3 h2 w2']:
         """The input of the ViT from an image in [0, 1]: the whole image, resized and normalised as in pre-training.

@@ -7,7 +7,6 @@ from being distorted while a head is still random (Kumar et al., "Fine-Tuning ca
 Out-of-Distribution", ICLR 2022).
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,10 +15,18 @@ from torch import Tensor, nn
 
 from align_iqa_plugin.archs.ridge import OrderedPairs, dual_ridge
 
+PRIOR_SCALE = 20.0
+"""Standard deviation of the prior's score among the standardised features, whose own is 1."""
+
 
 class LinearHead(nn.Module):
-    """`head: linear`: a linear map of standardised features, set by `fit` and never trained: all of it is buffers."""
+    """`head: linear`: a linear map of standardised features, set by `fit` and never trained: all of it is buffers.
 
+    Attributes:
+        prior: (width,), the weights of a score that was learned on other data; `fit` reads it as one more feature. Zero: none.
+    """
+
+    prior: Tensor
     mean: Tensor
     std: Tensor
     weight: Tensor
@@ -27,6 +34,7 @@ class LinearHead(nn.Module):
 
     def __init__(self, *, width: int, targets: int = 1):
         super().__init__()
+        self.register_buffer('prior', torch.zeros(width))
         self.register_buffer('mean', torch.zeros(width))
         self.register_buffer('std', torch.ones(width))
         self.register_buffer('weight', torch.zeros(width, targets))
@@ -71,22 +79,38 @@ class LinearHead(nn.Module):
         """
         self.mean.copy_(vectors.mean(0))
         self.std.copy_(vectors.std(0).clamp_min(1e-6))
-        points = self.standardise(vectors if pairs is None else torch.cat([vectors, pairs.copies]))[:, columns]
-        gram, linear = self._gram(points, len(vectors), columns)
+        # what the kernel reads is linear in the standardised vector: some of its entries, and the prior's score
+        reads = torch.eye(len(self.mean), dtype=vectors.dtype, device=vectors.device)[:, columns]
+        x = self.standardise(vectors if pairs is None else torch.cat([vectors, pairs.copies]))
+        points = x[:, columns]
+        if self.prior.any():
+            prior = self.prior * self.std
+            prior *= PRIOR_SCALE / (x[: len(vectors)] @ prior).std()
+            points = torch.cat([points, (x @ prior)[:, None]], 1)
+            reads = torch.cat([reads, prior[:, None]], 1)
+        gram, linear = self._gram(points, len(vectors), reads)
         coefficients, bias, left_out = dual_ridge(gram, scores, alpha=alpha, folds=folds, mask=mask, pairs=pairs)
         self._keep(coefficients)
-        self.weight.zero_()
-        self.weight[columns] = (linear * (points.T.double() @ coefficients.double())).to(self.weight.dtype)
+        self.weight.copy_(reads.double() @ (linear * (points.T.double() @ coefficients.double())))
         self.bias.copy_(bias)
         return left_out
 
-    def _gram(self, points: Tensor, rated: int, columns: slice) -> tuple[Tensor, Tensor | float]:
-        """The kernel between points, of which the first `rated` ones set its scale, and the weight of its linear part."""
+    def _gram(self, points: Tensor, rated: int, reads: Tensor) -> tuple[Tensor, Tensor | float]:
+        """The kernel between points, and the weight of its linear part.
+
+        Args:
+            points: (m, r), what the kernel reads of the vectors; the first `rated` ones set its scale.
+            reads: (width, r), the map from a standardised vector to a point.
+        """
         points = points.double()
         return points @ points.T, 1.0
 
     def _keep(self, coefficients: Tensor) -> None:
         """Keep what the kernel needs beside its linear part."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(f'{prefix}prior', torch.zeros_like(self.prior))  # files before version 0.5.0 have none
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class KernelHead(LinearHead):
@@ -126,16 +150,16 @@ class KernelHead(LinearHead):
             rbf_term = self._rbf(x @ self.projection.to(exact)) @ self.coefficients.to(exact)
             return (rbf_term + x @ self.weight.to(exact) + self.bias).float()
 
-    def _gram(self, points: Tensor, rated: int, columns: slice) -> tuple[Tensor, Tensor | float]:
+    def _gram(self, points: Tensor, rated: int, reads: Tensor) -> tuple[Tensor, Tensor | float]:
         """`alpha` is added to the diagonal of the kernels' sum, which is 1 + `linear` on average."""
         gram = (points @ points.T).double()
         # the dual form: fewer images than features
         variances, directions = torch.linalg.eigh(gram[:rated, :rated])
         kept = min(self.projection.shape[1], int((variances > variances[-1] * 1e-6).sum()))
+        directions = points[:rated].T @ (directions[:, -kept:] / variances[-kept:].sqrt()).to(points.dtype)
         self.projection.zero_()
-        directions = (directions[:, -kept:] / variances[-kept:].sqrt()).to(points.dtype)
-        self.projection[columns, :kept] = points[:rated].T @ directions
-        self.support_vectors = points @ self.projection[columns]
+        self.projection[:, :kept] = reads @ directions
+        self.support_vectors = points @ nn.functional.pad(directions, (0, self.projection.shape[1] - kept))
         fitted = self.support_vectors[:rated]
         self.scale.copy_(2 * self.gamma / torch.cdist(fitted, fitted).square().mean())
         linear = self.linear / gram.diagonal()[:rated].mean()
@@ -151,7 +175,7 @@ class KernelHead(LinearHead):
         )
         return torch.exp(-self.scale * squares.clamp_min(0))
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         # the number of support vectors is data: take that of the state, also where the network is part of another module
         for name in ('support_vectors', 'coefficients'):
             if f'{prefix}{name}' in state_dict:

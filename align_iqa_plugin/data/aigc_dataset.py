@@ -17,6 +17,7 @@ from align_iqa_plugin.data.images import read_resized
 from align_iqa_plugin.data.labels import LabelError, Labels, Row, read_labels
 from align_iqa_plugin.data.splits import phases_of, split_name
 from align_iqa_plugin.data.tables import list_problems
+from align_iqa_plugin.data.training_copies import copy_of
 from align_iqa_plugin.runtime.prompted_tensor import PromptedTensor
 
 
@@ -32,6 +33,9 @@ class AIGCIQADataset(BaseIQADataset):
         target_mask: (k,) bool, False where a score is missing.
         prompt: str, '' where there is none; a batch of b samples holds a list of b.
         img_path: str.
+        view: str, what the file's picture was made into: `view`.
+        copy, copy_lost, copy_view: with `with_copy`, a copy of the picture (`training_copies.py`): its tensor, the share of the
+            image's score that it should lose, and its view.
 
     `check_images` decodes the images of the phase once at the start, because a truncated JPEG is found in no other way. This
     takes about 5 ms for each image of 512 x 512.
@@ -116,14 +120,20 @@ class AIGCIQADataset(BaseIQADataset):
         """Do nothing: `init_path_mos` has chosen the rows already, so that only images of the phase are opened."""
 
     def __getitem__(self, index: int) -> dict:
-        return self.sample(index)
+        sample = self.sample(index)
+        if self.opt.get('with_copy'):
+            copy = copy_of(index, self.paths[index])
+            sample['copy'] = self.sample(index, copy.make)['img']
+            sample |= {'copy_lost': copy.lost, 'copy_view': f'{self.view(index)} {copy.name}'}
+        return sample
 
     def sample(self, index: int, change: Callable[[Image.Image], Image.Image] | None = None) -> dict:
         """A sample, of which the picture may be changed after it was read."""
         labels = self.labels(index)
         image = self.trans(read_resized(labels['img_path'], self.opt.get('input_size'), change)) * self.img_range
         prompted = self.opt.get('prompts_with_images')
-        return {'img': PromptedTensor(image, [labels['prompt']]) if prompted else image, **labels}
+        image = PromptedTensor(image, [labels['prompt']]) if prompted else image
+        return {'img': image, 'view': self.view(index), **labels}
 
     def labels(self, index: int) -> dict:
         """A sample without its `img`; no picture is decoded."""

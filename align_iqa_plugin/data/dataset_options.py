@@ -71,6 +71,9 @@ class DatasetOptions(Section):
     split_ratio: Annotated[Any, AfterValidator(_three_digits)] = Field(
         '802', description='Tenths of train, val and test; the default, which is that of pyiqa, has no val.'
     )
+    with_copy: Flag = Field(
+        False, description='Give each image a degraded or changed copy, of which train.order_weight makes a loss.'
+    )
     phase: Phase = Field('train', description='Side of the split; a training sets it to the name of the section.')
     override_phase: Phase | None = Field(None, description='Side of the split that goes before phase.')
     mos_range: Annotated[list[Number], Field(min_length=2, max_length=2), AfterValidator(_rising)] | None = Field(

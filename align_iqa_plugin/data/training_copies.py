@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
+from pyiqa.data.base_iqa_dataset import BaseIQADataset
 from torch.utils.data import Dataset
 
-from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
 from align_iqa_plugin.data.degradations import BLANKS, CHANGES, LEVELS, blank, degrade
 
 LOST = (0.05, 0.15, 0.3, 0.45)
@@ -55,11 +55,11 @@ class Copies(Dataset):
     nothing in its place.
 
     Args:
-        dataset: without augmentation.
+        dataset: an `AIGCIQADataset` without augmentation.
         share: of its images, 0 to 1.
     """
 
-    def __init__(self, dataset: AIGCIQADataset, share: float):
+    def __init__(self, dataset: BaseIQADataset, share: float):
         self.dataset, self.opt = dataset, dataset.opt
         self.copies: list[Copy] = []
         for image, path in enumerate(dataset.paths):
@@ -86,6 +86,12 @@ class Copies(Dataset):
     def check_images(self, places: Iterable[int]) -> None:
         """As of the data set."""
         self.dataset.check_images(sorted({self.copies[place].image for place in places}))
+
+
+def copy_of(image: int, path: str) -> Copy:
+    """One of the copies of an image, drawn by its file's name."""
+    copies = _copies_of(image, path)
+    return copies[_drawn(path, 'copy') % len(copies)]
 
 
 def _copies_of(image: int, path: str) -> list[Copy]:

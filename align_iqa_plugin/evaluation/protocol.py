@@ -183,7 +183,7 @@ def _run_fold(given: Mapping, kind: str, fold: str, column: str, root: Path) -> 
     validates = any(phase.startswith('val') for phase in options['datasets'])
     checkpoint = models / ('net_best.pth' if validates else 'net_latest.pth')
     net = create_align_iqa(**network, pretrained_model_path=str(checkpoint))
-    trained = any(parameter.requires_grad for parameter in net.parameters())
+    trained = total_iterations(options['train'], 1) > 0 and any(p.requires_grad for p in net.parameters())
     folder = options['train'].get('frozen_cache')
     cache = FeatureCache(folder, net) if folder and not trained else None
     dataset = AIGCIQADataset({**section, 'name': 'test', 'phase': 'test', 'check_images': cache is None})

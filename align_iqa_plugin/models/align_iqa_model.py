@@ -6,7 +6,9 @@ The loop around it is `trainer.py` (`align-iqa train`); pyiqa's own (`python -m 
 """
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,12 +23,13 @@ from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.pretrained import checkpoint_state, frozen_digests, load_checkpoint
 from align_iqa_plugin.archs.weights import read_weights
 from align_iqa_plugin.data.feature_cache import FeatureCache
+from align_iqa_plugin.models.adaptation import Adaptation
 from align_iqa_plugin.models.averaged_weights import AveragedWeights
-from align_iqa_plugin.models.fit import fit_head, image_keys
-from align_iqa_plugin.models.losses import ScoresLoss
+from align_iqa_plugin.models.fit import Fit, fit_head, image_keys
+from align_iqa_plugin.models.losses import ScoresLoss, order_loss
 from align_iqa_plugin.models.optimizers import build_optimizer, warm_up
-from align_iqa_plugin.models.predict import labels_of, scores_of
-from align_iqa_plugin.models.process_group import all_reduce, all_reduce_gradients, rank, shard
+from align_iqa_plugin.models.predict import Forward, labels_of, scores_of
+from align_iqa_plugin.models.process_group import all_reduce, all_reduce_gradients, rank, shard, world_size
 from align_iqa_plugin.models.training_state import serialize
 from align_iqa_plugin.models.validation import Selection, validation_metrics
 from align_iqa_plugin.runtime.atomic import atomic_write
@@ -51,7 +54,8 @@ class AlignIQAModel(GeneralIQAModel):
     def init_training_settings(self) -> None:
         train_opt = self.opt['train']
         self.net.train()
-        self.trained = {name: p for name, p in self.net.named_parameters() if p.requires_grad}
+        takes_steps = train_opt.get('total_iter') != 0
+        self.trained = {name: p for name, p in self.net.named_parameters() if p.requires_grad and takes_steps}
         self.frozen = frozen_digests(self.net)
         if not self.trained and train_opt.get('ridge_alpha') is None:
             raise ValueError('this network has no parameter to train: its head is fitted, which train.ridge_alpha does.')
@@ -61,16 +65,24 @@ class AlignIQAModel(GeneralIQAModel):
         self.dtype = PRECISIONS[precision]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == 'fp16')
         self.accumulate = train_opt.get('accumulate', 1)
-        self.losses = {
+        self.losses: dict[str, Callable[..., Tensor]] = {
             name: ScoresLoss(key, train_opt[key], accumulate=self.accumulate).to(self.device)
             for name, key in (('l_mos', 'mos_loss_opt'), ('l_metric', 'metric_loss_opt'))
             if train_opt.get(key)
         }
+        if train_opt.get('adapt_alpha') is not None and self.opt['datasets']['train'].get('with_copy'):
+            weight = train_opt.get('order_weight', 1.0)
+            self.losses['l_order'] = partial(order_loss, weight=weight)
         if self.trained and not self.losses:
             raise ValueError('train needs a loss: mos_loss_opt or metric_loss_opt.')
         self.cache = None
         if train_opt.get('frozen_cache'):
             self.cache = FeatureCache(train_opt['frozen_cache'], self.net)
+        self.adaptation = None
+        if self.trained and train_opt.get('adapt_alpha') is not None:
+            alpha = float(train_opt['adapt_alpha'])
+            self.adaptation = Adaptation(self.net, alpha=alpha, trunk_cache=train_opt.get('trunk_cache'))
+            self.trained |= {f'fold_heads.{name}': p for name, p in self.adaptation.heads.named_parameters()}
         if self.trained:
             self.setup_optimizers()
         if self.trained and train_opt.get('scheduler'):
@@ -79,6 +91,7 @@ class AlignIQAModel(GeneralIQAModel):
         if train_opt.get('ema_decay') is not None:
             self.average = AveragedWeights(self.trained, train_opt['ema_decay'])
         self.target_offsets: dict[int, Tensor] = {}  # of an image and prompt, by `image_keys`
+        self.started = False
         names = [section['name'] for phase, section in self.opt['datasets'].items() if phase.startswith('val')]
         self.selection = Selection(names, self.opt.get('val') or {})
 
@@ -94,6 +107,8 @@ class AlignIQAModel(GeneralIQAModel):
         self.img_input, self.targets = data['img'].to(self.device, non_blocking=True), targets
         self.mask = data['target_mask'].to(self.device) if 'target_mask' in data else torch.ones_like(targets).bool()
         self.prompts, self.paths = data.get('prompt'), data['img_path']
+        on_device = {name: data[name].to(self.device) for name in ('copy', 'copy_lost') if name in data}
+        self.batch = data | {'img': self.img_input} | on_device
 
     def net_forward(self, net: nn.Module, rows: slice = slice(None)) -> Tensor:
         """Scores (b, k) of the batch, or of some of its rows, in float32."""
@@ -111,6 +126,12 @@ class AlignIQAModel(GeneralIQAModel):
     def _scores(self, images: Tensor, prompts: list[str] | None) -> Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return self.net(images, caption_list=prompts).float()
+
+    def _scores_of_batch(self, batch: dict) -> Tensor:
+        if self.adaptation is None:
+            return self._scores(batch['img'], batch.get('prompt'))
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.adaptation.scores(batch).float()
 
     def optimize_parameters(self, current_iter: int) -> None:
         """One step on the batch; its loss is in `log_dict`. The network counts as trained from the first step on.
@@ -131,7 +152,7 @@ class AlignIQAModel(GeneralIQAModel):
             raise FloatingPointError(self._not_finite('gradient', current_iter, self.paths))
         with warm_up(self.optimizer, current_iter, train_opt.get('warmup_iter') or 0):
             self.scaler.step(self.optimizer)
-        self.net.is_trained = True
+        self.net.is_trained = self.adaptation is None  # else its own head is not fitted yet
         scale = self.scaler.get_scale()
         self.scaler.update()
         skipped = self.scaler.get_scale() < scale  # GradScaler lowers its scale when it skips a step
@@ -147,20 +168,33 @@ class AlignIQAModel(GeneralIQAModel):
         if self.target_offsets:
             keys = image_keys(self.paths, self.prompts)
             targets = targets + torch.stack([self.target_offsets[key] for key in keys]).to(self.device)
-        counts, weights = all_reduce(self.mask.sum(0)), self.opt['train'].get('score_weights')
+        counts = all_reduce(self.mask.sum(0))
         size = math.ceil(len(targets) / self.accumulate)
         losses = torch.zeros(len(self.losses), device=self.device)
         for start in range(0, len(targets), size):
             rows = slice(start, start + size)
-            scores = self.net_forward(self.net, rows)
-            parts = torch.stack(
-                [loss(scores, targets[rows], self.mask[rows], counts, weights) for loss in self.losses.values()]
-            )
+            parts = torch.stack(self._losses_of(rows, targets[rows], counts))
             if not parts.isfinite().all():
                 raise FloatingPointError(self._not_finite('loss', iteration, self.paths[rows]))
             self.scaler.scale(parts.sum()).backward()
             losses += parts.detach()
         return losses
+
+    def _losses_of(self, rows: slice, targets: Tensor, counts: Tensor) -> list[Tensor]:
+        """The losses of some rows of the batch, in the order of `losses`."""
+        mask, weights = self.mask[rows], self.opt['train'].get('score_weights')
+        if self.adaptation is None:
+            scores = self.net_forward(self.net, rows)
+            return [loss(scores, targets, mask, counts, weights) for loss in self.losses.values()]
+        batch = {name: values[rows] for name, values in self.batch.items()}
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            scores, differences = self.adaptation.training_scores(batch)
+        main = self.adaptation.heads.standardised(targets[:, :1]), mask[:, :1], counts[:1]
+        found = [loss(scores.float(), *main) for name, loss in self.losses.items() if name != 'l_order']
+        if differences is not None and 'l_order' in self.losses:
+            share = len(targets) / (len(self.targets) * world_size())
+            found.append(self.losses['l_order'](differences.float(), batch['copy_lost']) * share)
+        return found
 
     def _step_schedulers(self) -> None:
         for scheduler in self.schedulers:
@@ -178,8 +212,8 @@ class AlignIQAModel(GeneralIQAModel):
     # What pyiqa's loop calls
 
     def _start_in_pyiqas_loop(self) -> None:
-        if self.opt['train'].get('ridge_alpha') is not None and not self.target_offsets:
-            self.start_as_ridge_regression()
+        if not self.started:
+            self.start()
 
     def save(self, epoch, current_iter, save_net_label='net'):
         """Save at pyiqa's intervals and at the end of its loop; a network with nothing to train has taken no step before."""
@@ -213,7 +247,7 @@ class AlignIQAModel(GeneralIQAModel):
                     dataset,
                     places,
                     None if self.trained else self.cache,
-                    self._scores,
+                    self._scores_of_batch,
                     device=self.device,
                     description=f'validation: {name}',
                     show=rank() == 0,
@@ -249,10 +283,13 @@ class AlignIQAModel(GeneralIQAModel):
     @master_only
     def save_network(self, net, net_label, current_iter=None, param_key='params'):
         """Write `models/LABEL.pth`, with the averaged weights where there are any."""
-        state = checkpoint_state(net, self.frozen) | (self.average.tensors() if self.average else {})
         suffix = {None: '', -1: '_latest'}.get(current_iter, f'_{current_iter}')
         path = Path(self.opt['path']['models']) / f'{net_label}{suffix}.pth'
-        atomic_write(path, serialize({param_key: {key: tensor.detach().cpu() for key, tensor in state.items()}}))
+        with self.average.applied() if self.average else nullcontext():
+            if self.adaptation:
+                self.adaptation.hand_over()
+            state = checkpoint_state(net, self.frozen)
+            atomic_write(path, serialize({param_key: {key: tensor.detach().cpu() for key, tensor in state.items()}}))
 
     def training_state(self) -> dict:
         """All that the next step depends on beside the data and the seeds."""
@@ -263,6 +300,7 @@ class AlignIQAModel(GeneralIQAModel):
             'schedulers': [scheduler.state_dict() for scheduler in self.schedulers],
             'scaler': self.scaler.state_dict(),
             'average': self.average.state_dict() if self.average else None,
+            'fold_heads': self.adaptation.heads.state_dict() if self.adaptation else None,
             'target_offsets': [list(offsets), torch.stack(list(offsets.values())) if offsets else torch.empty(0)],
             'selection': self.selection.state_dict(),
         }
@@ -277,35 +315,72 @@ class AlignIQAModel(GeneralIQAModel):
         self.scaler.load_state_dict(state['scaler'])
         if self.average is not None:
             self.average.load_state_dict(state['average'])
-        self.target_offsets = dict(zip(*state['target_offsets'], strict=True))
+        if self.adaptation is not None:
+            self.adaptation.heads.load_state_dict(state['fold_heads'])
+        self.target_offsets, self.started = dict(zip(*state['target_offsets'], strict=True)), True
         self.selection.load_state_dict(state['selection'])
 
-    # The start
+    # The start and the end
 
-    def start_as_ridge_regression(self, dataset: BaseIQADataset | None = None) -> None:
-        """Fit the head (`fit_head`), and save the network as `net_start.pth`.
+    @property
+    def has_fitted_start(self) -> bool:
+        """Whether the scores before the first step mean something: what the training has to beat."""
+        return self.adaptation is not None or self.opt['train'].get('ridge_alpha') is not None
+
+    def start(self, dataset: BaseIQADataset | None = None) -> None:
+        """Fit what is fitted before the first step: the head, or where the network is adapted the heads of the training.
+
+        A fitted head is saved with the network as `net_start.pth`.
 
         Args:
             dataset: the training images, if they are built already.
         """
-        train_opt, section = self.opt['train'], self.opt['datasets']['train']
-        alpha = float(train_opt['ridge_alpha'])
+        self.started = True
+        section = self.opt['datasets']['train']
+        if self.opt['train'].get('ridge_alpha') is None and self.adaptation is None:
+            return
         if dataset is None or section.get('augment'):
             dataset = build_dataset({key: value for key, value in section.items() if key != 'augment'})
+        if self.adaptation is None:
+            self.target_offsets = self._fit(dataset).target_offsets
+            self.save_network(self.net, 'net_start')
+        else:
+            rmse = self.adaptation.start(dataset, self.cache)
+            get_root_logger().info(
+                f'The heads of the training are fitted to {len(dataset)} images: RMSE {rmse:.4f} on the folds left out.'
+            )
+        self.net.train()
+
+    def finish(self, dataset: BaseIQADataset) -> None:
+        """After an adaptation fit the head of the best network, or of the last where there is no best, to the training images.
+
+        It is saved again under its name.
+        """
+        if self.adaptation is None or self.opt['train'].get('ridge_alpha') is None:
+            return
+        folder = Path(self.opt['path']['models'])
+        path = next(path for path in (folder / 'net_best.pth', folder / 'net_latest.pth') if path.exists())
+        load_checkpoint(self.net, read_weights(path, 'net'), str(path))
+        forward, self.adaptation, self.average = self.adaptation.features, None, None
+        self._fit(dataset, forward)
+        self.save_network(self.net, path.stem)
+
+    def _fit(self, dataset: BaseIQADataset, forward: Forward | None = None) -> Fit:
+        train_opt = self.opt['train']
+        alpha = float(train_opt['ridge_alpha'])
         fit = fit_head(
             self.net,
             dataset,
             alpha=alpha,
             device=self.device,
             cache=self.cache,
+            forward=forward,
             order_share=train_opt.get('order_share') or 0.0,
             order_weight=train_opt.get('order_weight', 1.0),
         )
-        self.target_offsets = fit.target_offsets
-        self.save_network(self.net, 'net_start')
-        self.net.train()
         get_root_logger().info(
             f'The head is fitted to {fit.images} images by ridge regression, alpha {alpha}: RMSE {fit.rmse:.4f} on them, '
             f'{fit.rmse_left_out:.4f} when their prompts are left out.'
             + (f' {fit.copies} copies of them keep their order.' if fit.copies else '')
         )
+        return fit

@@ -13,10 +13,9 @@ from align_iqa_plugin.archs.ridge import OrderedPairs
 from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
 from align_iqa_plugin.data.feature_cache import FeatureCache
 from align_iqa_plugin.data.training_copies import Copies
-from align_iqa_plugin.models.predict import features_of, labels_of
+from align_iqa_plugin.models.fold_heads import FOLDS
+from align_iqa_plugin.models.predict import Forward, features_of, labels_of
 from align_iqa_plugin.models.process_group import broadcast, gather, rank, shard
-
-FOLDS = 5
 
 
 class Fit(NamedTuple):
@@ -39,6 +38,48 @@ class Fit(NamedTuple):
     target_offsets: dict[int, Tensor]
 
 
+class Rated(NamedTuple):
+    """The images that a head is fitted to, in the order of their places, the same in every process.
+
+    Attributes:
+        features: (n, f).
+        targets: (n, k).
+        mask: (n, k), False where a score is missing.
+        folds: (n,), 0 to FOLDS - 1; the images of a prompt share one.
+        keys: (n,), of `image_keys`.
+    """
+
+    features: Tensor
+    targets: Tensor
+    mask: Tensor
+    folds: Tensor
+    keys: Tensor
+
+
+@torch.no_grad()
+def rated_features(
+    network: AlignIQA,
+    dataset: BaseIQADataset,
+    *,
+    device: torch.device,
+    cache: FeatureCache | None = None,
+    forward: Forward | None = None,
+) -> Rated:
+    """Features and labels of a dataset; all processes of a training take part. Arguments as of `features_of`."""
+    count, places = len(dataset), list(shard(len(dataset)))
+    labels = [labels_of(dataset, place) for place in places]
+    network.eval()
+    description = 'features of the training images'
+    shown = {'device': device, 'description': description, 'show': rank() == 0}
+    features = features_of(network, dataset, places, cache, forward, **shown)
+    targets, mask = (torch.stack([label[name] for label in labels]).to(device) for name in ('targets', 'target_mask'))
+    paths, prompts = [label['img_path'] for label in labels], [label['prompt'] for label in labels]
+    table = gather(torch.cat([targets, mask, features], 1), count)
+    numbers = gather(torch.tensor([folds_of(paths, prompts), image_keys(paths, prompts)], device=device).T.contiguous(), count)
+    targets, mask, features = table.split([targets.shape[1], mask.shape[1], features.shape[1]], 1)
+    return Rated(features, targets, mask.bool(), numbers[:, 0], numbers[:, 1])
+
+
 @torch.no_grad()
 def fit_head(
     network: AlignIQA,
@@ -47,6 +88,7 @@ def fit_head(
     alpha: float,
     device: torch.device,
     cache: FeatureCache | None = None,
+    forward: Forward | None = None,
     order_share: float = 0.0,
     order_weight: float = 1.0,
 ) -> Fit:
@@ -56,99 +98,69 @@ def fit_head(
         dataset: the training images, without augmentation.
         alpha: penalty of the ridge regression.
         device: that the network is on.
+        cache: as of `features_of`.
+        forward: as of `features_of`.
         order_share: the share of the images whose `Copies` are fitted too: how far below its image each should score.
         order_weight: of a copy's squared error, relative to that of a score.
 
     Raises:
         ValueError: too few scores.
     """
-    count, places = len(dataset), list(shard(len(dataset)))
-    labels = [labels_of(dataset, place) for place in places]
-    network.eval()
-    features = features_of(
-        network,
-        dataset,
-        places,
-        cache,
-        device=device,
-        description='features of the training images',
-        show=rank() == 0,
-    )
-    targets, mask = (torch.stack([label[name] for label in labels]).to(device) for name in ('targets', 'target_mask'))
-    keys = image_keys([label['img_path'] for label in labels], [label['prompt'] for label in labels])
-    folds = [_number(label['prompt'] or label['img_path']) % FOLDS for label in labels]
-    table = gather(torch.cat([targets, mask, features], 1), count)
-    numbers = gather(torch.tensor([folds, keys], device=device).T.contiguous(), count)
-    targets, mask, features = table.split([targets.shape[1], mask.shape[1], features.shape[1]], 1)
+    rated = rated_features(network, dataset, device=device, cache=cache, forward=forward)
     pairs = None
     if order_share:
-        pairs = _ordered_pairs(
-            network, dataset, targets, mask, share=order_share, weight=order_weight, device=device, cache=cache
-        )
+        copies = _copies(dataset, order_share)
+        places = list(shard(len(copies)))
+        shown = {'device': device, 'description': 'features of the copies', 'show': rank() == 0}
+        if len(copies):
+            vectors = gather(features_of(network, copies, places, cache, forward, **shown), len(copies))
+            pairs = OrderedPairs([copy.image for copy in copies.copies], vectors, _margins(copies, rated), order_weight)
     left_out = network.head.fit(
-        features,
-        targets,
+        rated.features,
+        rated.targets,
         alpha=alpha,
-        folds=numbers[:, 0].tolist(),
+        folds=rated.folds.tolist(),
         columns=slice(network.msfa.pooled_width),
-        mask=mask.bool(),
+        mask=rated.mask,
         pairs=pairs,
     )
-    gain = network.head(features) - left_out
+    gain = network.head(rated.features) - left_out
     broadcast([*network.buffers(), gain])
     network.is_trained = True
     rmse, rmse_left_out = (
-        float((scores - targets).square()[mask.bool()].mean().sqrt()) for scores in (left_out + gain, left_out)
+        float((scores - rated.targets).square()[rated.mask].mean().sqrt()) for scores in (left_out + gain, left_out)
     )
-    return Fit(
-        count, len(pairs.rows) if pairs else 0, rmse, rmse_left_out, dict(zip(numbers[:, 1].tolist(), gain.cpu(), strict=True))
-    )
+    offsets = dict(zip(rated.keys.tolist(), gain.cpu(), strict=True))
+    return Fit(len(rated.targets), len(pairs.rows) if pairs else 0, rmse, rmse_left_out, offsets)
 
 
-def _ordered_pairs(
-    network: AlignIQA,
-    dataset: BaseIQADataset,
-    targets: Tensor,
-    mask: Tensor,
-    *,
-    share: float,
-    weight: float,
-    device: torch.device,
-    cache: FeatureCache | None,
-) -> OrderedPairs | None:
-    """Images and their copies, in the same order in every process; None where the share is too small for one image.
-
-    A copy says how much of the main score is lost, and nothing of the others.
-    """
+def _copies(dataset: BaseIQADataset, share: float) -> Copies:
     if not isinstance(dataset, AIGCIQADataset):
         raise ValueError(f'train.order_share needs type: AIGCIQADataset, not {type(dataset).__name__}.')
-    copies = Copies(dataset, share)
-    if not len(copies):
-        return None
-    places = list(shard(len(copies)))
-    features = features_of(
-        network,
-        copies,
-        places,
-        cache,
-        device=device,
-        description='features of the copies',
-        show=rank() == 0,
-    )
-    features = gather(features, len(copies))
+    return Copies(dataset, share)
+
+
+def _margins(copies: Copies, rated: Rated) -> Tensor:
+    """How far each copy should score below its image, (p, k); nothing is known of scores other than the main one."""
+    opt, device = copies.opt, rated.targets.device
     rows = [copy.image for copy in copies.copies]
     lost = torch.tensor([copy.lost for copy in copies.copies], device=device)
-    scores, present = targets[:, 0], mask[:, 0].bool()
-    lower_better, limits = bool(dataset.opt.get('lower_better')), dataset.opt.get('mos_range')
-    if dataset.opt.get('mos_normalize'):  # then scores are 0 to 1, higher is better
+    scores, present = rated.targets[:, 0], rated.mask[:, 0]
+    lower_better, limits = bool(opt.get('lower_better')), opt.get('mos_range')
+    if opt.get('mos_normalize'):  # then scores are 0 to 1, higher is better
         worst = 0.0
     elif limits:
         worst = float(limits[1] if lower_better else limits[0])
     else:
         worst = float(scores[present].max() if lower_better else scores[present].min())
-    margins = torch.full((len(rows), targets.shape[1]), torch.nan, device=device)
+    margins = torch.full((len(rows), rated.targets.shape[1]), torch.nan, device=device)
     margins[:, 0] = torch.where(present[rows], lost * (scores[rows] - worst), torch.nan)
-    return OrderedPairs(rows, features, margins, weight)
+    return margins
+
+
+def folds_of(paths: Sequence[str], prompts: Sequence[str] | None) -> list[int]:
+    """The fold of each image, 0 to FOLDS - 1: that of its prompt, or of its file where it has none."""
+    return [_number(prompt or path) % FOLDS for path, prompt in zip(paths, prompts or [''] * len(paths), strict=True)]
 
 
 def image_keys(paths: Sequence[str], prompts: Sequence[str] | None) -> list[int]:

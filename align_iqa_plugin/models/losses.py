@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from align_iqa_plugin.models.process_group import world_size
 
+MARGIN = 2.0
+"""Standard deviations of the MOS that a copy falls by when it loses everything."""
+
 
 class ScoresLoss(nn.Module):
     """The weighted mean of one of pyiqa's losses over the scores of an image; only targets that exist count.
@@ -62,3 +65,15 @@ class ScoresLoss(nn.Module):
             columns = torch.stack(losses) / world_size()
         factors = columns.new_tensor(weights)
         return (columns * factors).sum() / factors.sum()
+
+
+def order_loss(differences: Tensor, lost: Tensor, weight: float = 1.0) -> Tensor:
+    """The mean squared error by which copies break the order: a degraded one scores too high, a changed one moves the score.
+
+    Args:
+        differences: scores of images minus those of their copies, (b,), in standard deviations of the MOS.
+        lost: the share of its image's score that each copy should lose, (b,); a degraded copy should fall by `MARGIN` times it
+            or more, one that loses nothing should score as its image.
+    """
+    missing = torch.where(lost > 0, torch.relu(MARGIN * lost - differences), differences)
+    return weight * missing.square().mean()

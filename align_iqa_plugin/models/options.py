@@ -86,12 +86,24 @@ class TrainOptions(Section):
         description='Before the first step, fit the head to the training images with this penalty, and save that network as '
         'net_start.pth: the number that the training has to beat. A network with nothing to train ends there.',
     )
+    adapt_alpha: Positive | None = Field(
+        None,
+        description='Train guide, injection and aggregation against linear heads that are fitted before the first step with '
+        'this penalty, each without a fold of the images, and stay as they are (models/adaptation.py). The losses are in '
+        'standard deviations of the main score. ridge_alpha then fits the head of the network after the last step.',
+    )
+    trunk_cache: Text | None = Field(
+        None,
+        description='With adapt_alpha: folder that keeps the outputs of the blocks before the first injection, 1 MB an image.',
+    )
     order_share: Share | None = Field(
         None,
         description='With ridge_alpha: the share of the training images of which degraded and changed copies are fitted too: '
         'how far below its image each should score (data/training_copies.py). They need no ratings.',
     )
-    order_weight: Positive = Field(1.0, description="Weight of a copy's squared error, relative to that of a score.")
+    order_weight: Positive = Field(
+        1.0, description="Weight of a copy's squared error, relative to that of a score: in the fit, and in an adaptation."
+    )
     frozen_cache: Text | None = Field(
         None,
         description='Folder that keeps what the head reads of each image before a training, so that none is decoded again.',
@@ -201,6 +213,7 @@ class Options(Section):
             found += [(('train',), "lacks the key 'optim'.")] * (train.optim is None)
             lossless = not train.mos_loss_opt and not train.metric_loss_opt
             found += [(('train',), "lacks a loss, the key 'mos_loss_opt' (or metric_loss_opt).")] * lossless
+        found += _of_adaptation(train, self.datasets['train'])
         for phase, section in self.datasets.items():
             found += [(('datasets', phase, key), sentence) for key, sentence in _of_phase(phase, section, self.network)]
         sets = [section['name'] for phase, section in self.datasets.items() if phase != 'train']
@@ -211,6 +224,18 @@ class Options(Section):
         if found:
             raise problems(found)
         return self
+
+
+def _of_adaptation(train: TrainOptions, section: dict) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What is wrong with the keys of an adaptation, and of the order that a head is fitted to."""
+    if train.order_share and train.ridge_alpha is None:
+        yield ('train', 'order_share'), 'has no effect without train.ridge_alpha.'
+    if train.adapt_alpha is None and train.trunk_cache:
+        yield ('train', 'trunk_cache'), 'has no effect without train.adapt_alpha.'
+    if train.adapt_alpha is None and section.get('with_copy'):
+        yield ('datasets', 'train', 'with_copy'), 'has no effect without train.adapt_alpha.'
+    if train.trunk_cache and (section.get('augment') or section['type'] != 'AIGCIQADataset'):
+        yield ('train', 'trunk_cache'), 'needs images that are always the same: type: AIGCIQADataset, without augment.'
 
 
 def _of_phase(phase: str, section: dict, network: dict) -> Iterator[tuple[str, str]]:
@@ -243,7 +268,9 @@ def read_options(path: Path, overrides: Sequence[str] = ()) -> dict:
         checked = plain(Options.model_validate(options))
     except ValidationError as error:
         raise ValueError(failure(path, sentences(error, options))) from None
-    for sentence in [*_without_effect(checked), *classes.changed_meaning(checked['network'])]:
+    adapted = checked['train'].get('adapt_alpha') is not None or checked['path'].get('pretrain_network') is not None
+    changed = [] if adapted else classes.changed_meaning(checked['network'])  # which an adapted head.prior reads
+    for sentence in [*_without_effect(checked), *changed]:
         logging.getLogger(__name__).warning('%s: %s', path, sentence)
     return checked
 

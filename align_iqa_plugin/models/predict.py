@@ -9,11 +9,11 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
-from align_iqa_plugin.data.feature_cache import FeatureCache, has_frozen_features
+from align_iqa_plugin.data.feature_cache import FeatureCache, depends_on_image_alone
 from align_iqa_plugin.models.sampler import build_loader
 
-Forward = Callable[[Tensor, list[str] | None], Tensor]
-"""Images (b, 3, h, w) and their prompts to one row for each image, (b, k)."""
+Forward = Callable[[dict], Tensor]
+"""A batch, its `img` on the device, to one row for each image, (b, k)."""
 
 
 @torch.no_grad()
@@ -39,13 +39,18 @@ def run_over(
     loader = build_loader(Subset(dataset, places), dataset.opt, sampler=range(len(places)))
     start = 0
     for batch in tqdm(loader, desc=description, unit='batch', leave=False, disable=None if show else True):
-        rows = forward(batch['img'].to(device), batch.get('prompt'))
+        rows = forward(batch | {'img': batch['img'].to(device)})
         yield list(places[start : start + len(rows)]), rows
         start += len(rows)
 
 
 def features_of(
-    network: AlignIQA, dataset: BaseIQADataset, places: Sequence[int], cache: FeatureCache | None = None, **shown
+    network: AlignIQA,
+    dataset: BaseIQADataset,
+    places: Sequence[int],
+    cache: FeatureCache | None = None,
+    forward: Forward | None = None,
+    **shown,
 ) -> Tensor:
     """What the head reads of images, (n, f), in float32; only images that the cache lacks are decoded.
 
@@ -53,12 +58,14 @@ def features_of(
         network: in evaluation mode.
         dataset: an `AIGCIQADataset`, if there is a cache.
         places: the images, by their index.
-        cache: is read and filled, if the features are frozen.
+        cache: is read and filled, if the features do not depend on prompts.
+        forward: gives the features of a batch in place of `forward_features`, for example from the outputs of the first blocks.
         shown: device, description and show, as of `run_over`.
     """
-    cache = cache if has_frozen_features(network) else None
+    cache = cache if depends_on_image_alone(network) else None
     rows: dict[int, Tensor] = {}
     if cache is not None:
+        cache.follow(network)
         paths = dataset.paths
         found = {place: cache.read(paths[place], dataset.view(place)) for place in places}
         rows = {place: features.to(shown['device']) for place, features in found.items() if features is not None}
@@ -66,13 +73,14 @@ def features_of(
     if missing and cache is not None:
         dataset.check_images(missing)
 
-    def forward(images: Tensor, prompts: list[str] | None) -> Tensor:
+    def features(batch: dict) -> Tensor:
         # the precision of a training must not get into what later trainings read
-        with torch.autocast(images.device.type, enabled=False):
-            return network.forward_features(images, prompts).float()
+        with torch.autocast(batch['img'].device.type, enabled=False):
+            vectors = forward(batch) if forward else network.forward_features(batch['img'], batch.get('prompt'))
+            return vectors.float()
 
-    for batch, features in run_over(forward, dataset, missing, **shown):
-        for place, row in zip(batch, features, strict=True):
+    for batch, vectors in run_over(features, dataset, missing, **shown):
+        for place, row in zip(batch, vectors, strict=True):
             rows[place] = row
             if cache is not None:
                 cache.write(paths[place], row, dataset.view(place))
@@ -91,11 +99,16 @@ def scores_of(
     """The scores of images, (n, k); arguments as of `features_of`.
 
     Args:
-        forward: scores a batch in place of the network itself, for example in another precision.
+        cache: of a network that is not being trained; the scores come from its features.
+        forward: gives the scores of a batch in place of the network itself, for example in another precision.
     """
-    if cache is not None and has_frozen_features(network):
+    if cache is not None and depends_on_image_alone(network):
         return network.head(features_of(network, dataset, places, cache, **shown))
-    rows = [scores for _, scores in run_over(forward or network, dataset, places, **shown)]
+
+    def scores(batch: dict) -> Tensor:
+        return forward(batch) if forward else network(batch['img'], caption_list=batch.get('prompt'))
+
+    rows = [vectors for _, vectors in run_over(scores, dataset, places, **shown)]
     return torch.cat(rows) if rows else torch.zeros(0, network.config['targets'], device=shown['device'])
 
 

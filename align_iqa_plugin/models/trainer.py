@@ -115,8 +115,8 @@ def _train(given: dict, root: Path, resume: bool) -> dict[str, dict[str, dict]]:
         broadcast([*model.net.parameters(), *model.net.buffers()])
         if state is not None:
             model.load_training_state(state['model'])
-        elif options['train'].get('ridge_alpha') is not None:
-            model.start_as_ridge_regression(train_set)
+        else:
+            model.start(train_set)
         start = 0 if state is None else state['iteration']
         _Loop(model, options, given, train_set, val_sets, start=start, tb_logger=tb_logger, stop=stop).run()
     return model.best_metric_results
@@ -166,7 +166,7 @@ class _Loop:
         )
         self.stop.can_wait, data = True, None
         try:
-            if self.start == 0 and self.options['train'].get('ridge_alpha') is not None:
+            if self.start == 0 and self.model.has_fitted_start:
                 self._validate()  # what the training has to beat
             section = self.options['datasets']['train']
             data = iter(build_loader(Samples(self.train_set, self.seed), section, batch_sampler=self.batches))
@@ -177,6 +177,7 @@ class _Loop:
                 progress.update(self.iteration, self.model.log_dict, rate, self._latest_metrics())
                 self._validate_and_save()
             self.model.save_network(self.model.net, 'net', -1)
+            self.model.finish(self.train_set)
         except (FloatingPointError, OSError) as error:
             raise TrainingError(self._reason(error)) from error
         finally:

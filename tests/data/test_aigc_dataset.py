@@ -68,7 +68,7 @@ def test_a_released_folder_gives_images_scores_and_prompts(release):
     assert type(dataset) is AIGCIQADataset and len(dataset) == 40
     for i in (0, 21):
         sample = dataset[i]
-        assert set(sample) == {'img', 'mos_label', 'targets', 'target_mask', 'prompt', 'img_path'}
+        assert set(sample) == {'img', 'mos_label', 'targets', 'target_mask', 'prompt', 'img_path', 'view'}
         assert sample['img'].shape == (3, 24, 32) and sample['img'].dtype == torch.float32
         with Image.open(sample['img_path']) as image:
             expected = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1) / 255

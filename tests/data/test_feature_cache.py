@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from torchvision.transforms.functional import to_tensor
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
-from align_iqa_plugin.data.feature_cache import FeatureCache, has_frozen_features
+from align_iqa_plugin.data.feature_cache import FeatureCache, TrunkCache, injects_nothing
 from align_iqa_plugin.data.images import read_image
 
 TINY = {'backbone': 'test_vit', 'backbone_weights': 'random', 'input_size': 32}
@@ -62,8 +63,11 @@ def test_another_view_and_a_changed_image_have_other_features(path, tmp_path):
     cache.write(path, torch.zeros(3), '224')
     assert cache.read(path, '224') is not None
     assert cache.read(path) is None
-    os.utime(path, ns=(1, 1))
-    assert cache.read(path, '224') is None
+    moved = tmp_path / 'moved.png'
+    moved.write_bytes(Path(path).read_bytes())
+    assert cache.read(str(moved), '224') is not None
+    moved.write_bytes(Path(path).read_bytes() + b'changed')
+    assert FeatureCache(tmp_path, network()).read(str(moved), '224') is None
 
 
 @pytest.mark.parametrize('content', [b'', b'\x93NUMPY', b'hello'])
@@ -91,9 +95,34 @@ def test_features_of_a_trained_backbone_are_not_kept(tmp_path):
 
 
 def test_features_are_frozen_where_nothing_is_injected_or_all_gates_are_zero():
-    assert has_frozen_features(network())
+    assert injects_nothing(network())
     guided = network(**GUIDED)
-    assert has_frozen_features(guided)
+    assert injects_nothing(guided)
     torch.nn.init.ones_(guided.injection['5'].gate)
-    assert not has_frozen_features(guided)
-    assert not has_frozen_features(network(**{**GUIDED, 'injection': 'vpt_add'}))
+    assert not injects_nothing(guided)
+    assert not injects_nothing(network(**{**GUIDED, 'injection': 'vpt_add'}))
+
+
+def test_a_network_that_injects_something_has_features_of_its_own(path, tmp_path):
+    plain, guided = network(**GUIDED), network(**GUIDED)
+    cache = FeatureCache(tmp_path, plain)
+    cache.write(path, torch.zeros(3))
+    torch.nn.init.ones_(guided.injection['5'].gate)
+    cache.follow(guided)
+    assert cache.read(path) is None
+    cache.write(path, torch.ones(3))
+    torch.nn.init.zeros_(guided.guide.position)
+    cache.follow(guided)
+    assert cache.read(path) is None
+    cache.follow(plain)
+    assert torch.equal(cache.read(path), torch.zeros(3))
+
+
+def test_the_trunk_is_kept_in_half_precision_and_read_as_it_was_computed(path, tmp_path):
+    net = network(**GUIDED, injection_options={'blocks': [3, 5]})
+    cache, image = TrunkCache(tmp_path / 'trunk', net), to_tensor(read_image(path))[None]
+    first, again = (cache.outputs(net, image, [path], ['']) for _ in range(2))
+    assert list(first) == [1, 2] == cache.blocks  # ends of stages, and the block before the first injection
+    for block in first:
+        assert torch.equal(first[block], again[block])
+        torch.testing.assert_close(first[block], net.backbone.trunk(image, [block])[block], atol=0.01, rtol=0.01)

@@ -80,3 +80,16 @@ def test_blank_pictures_are_what_they_are_called(dataset):
     made = {copy.name: copy.make(Image.new('RGB', (20, 10))) for copy in Copies(dataset, 1.0).copies if copy.lost == 1}
     assert np.asarray(made['black']).max() == 0 and np.asarray(made['white']).min() == 255
     assert np.asarray(made['uniform noise']).std() > 60 and made['uniform noise'].size == (20, 10)
+
+
+def test_with_copy_each_sample_brings_one_of_the_copies_of_its_image(section, dataset):
+    copies, with_copy = Copies(dataset, 1.0), AIGCIQADataset(section | {'with_copy': True})
+    for index in (0, 7, 23):
+        sample = with_copy[index]
+        (place,) = [
+            place
+            for place, copy in enumerate(copies.copies)
+            if copy.image == index and copies.view(place) == sample['copy_view']
+        ]
+        assert sample['copy'].equal(copies[place]['img']) and sample['copy_lost'] == copies.copies[place].lost
+        assert sample['img'].equal(dataset[index]['img']) and 'copy' not in dataset[index]

@@ -234,8 +234,8 @@ def from_the_protocol(root, monkeypatch):
         monkeypatch.setattr(protocol, name, value)
     models = root / 'experiments' / 'x_prompt_1' / 'models'
     models.mkdir(parents=True)
-    (models / 'net_best.pth').touch()
-    options = {'name': 'x', 'num_gpu': 0, 'network': {}, 'train': {}, 'datasets': {'train': {}}}
+    (models / 'net_latest.pth').touch()
+    options = {'name': 'x', 'num_gpu': 0, 'network': {}, 'train': {'total_iter': 0}, 'datasets': {'train': {}}}
     results = protocol.run_protocol(
         options, kind='prompt', folds=['1'], root=root, output=root / 'results.json', report=lambda line: None
     )

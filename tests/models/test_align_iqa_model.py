@@ -252,7 +252,7 @@ def start_scores(net, images):
 
 def test_the_training_starts_as_the_ridge_regression_and_saves_it(options, tmp_path):
     model = build(options, ridge_alpha=10.0)
-    model.start_as_ridge_regression()
+    model.start()
     images = torch.cat([batch['img'] for batch in batches(options)])
     expected = start_scores(model.net, images)
     model.net.eval()
@@ -289,7 +289,7 @@ def test_with_the_cache_the_head_and_the_steps_are_the_same(options, tmp_path):
     models = []
     for cache in (None, str(tmp_path / 'cache'), str(tmp_path / 'cache')):
         models.append(build(options, ridge_alpha=10.0, frozen_cache=cache))
-        models[-1].start_as_ridge_regression()
+        models[-1].start()
         step(models[-1], batches(options)[0])
     for model in models[1:]:
         assert all(torch.equal(p, trained(models[0])[name]) for name, p in trained(model).items())

@@ -225,6 +225,9 @@ def test_every_key_is_described(model):
         ('train.accumulate=0', 'train.accumulate should be greater than or equal to 1, not 0.'),
         ('train.total_iter=~', "train lacks the key 'total_epoch' (or total_iter)."),
         ('train.optim=~', "train lacks the key 'optim'."),
+        ('train.trunk_cache=x', 'train.trunk_cache has no effect without train.adapt_alpha.'),
+        ('datasets.train.with_copy=true', 'datasets.train.with_copy has no effect without train.adapt_alpha.'),
+        ('train={total_iter: 0, order_share: 0.1}', 'train.order_share has no effect without train.ridge_alpha.'),
         ('train.mos_loss_opt=~', "train lacks a loss, the key 'mos_loss_opt'"),
         ('train.mos_loss_opt.type=MSLoss', "train.mos_loss_opt.type: unknown name 'MSLoss'; did you mean 'MSELoss'?"),
         ('train.mos_loss_opt.loss_wait=2', "train.mos_loss_opt.loss_wait: unknown key; did you mean 'loss_weight'?"),
@@ -256,6 +259,13 @@ def test_every_key_is_described(model):
 )
 def test_each_wrong_key_or_value_is_one_sentence(change, words):
     assert problems(GOOD, change).startswith(f'{GOOD}: {words}')
+
+
+def test_a_cached_trunk_needs_images_that_are_always_the_same():
+    cached = ['train.trunk_cache=x', 'train.adapt_alpha=1']
+    read_options(GOOD, cached)
+    sentence = f'{GOOD}: train.trunk_cache needs images that are always the same'
+    assert problems(GOOD, *cached, 'datasets.train.augment={hflip: true}').startswith(sentence)
 
 
 def test_all_problems_of_a_file_are_named_at_once():
@@ -395,7 +405,7 @@ def test_validation_sets_keep_their_order_since_the_first_one_counts(file):
         ('a: !!python/object/apply:os.getcwd []', 'not valid YAML'),
         ('a: &a [*a]', 'an anchor refers to itself'),
         ('a: &a {b: *a}', 'an anchor refers to itself'),
-        ('a: ' + '[' * 5000, 'not valid YAML'),
+        ('a: ' + '[' * 5000, 'nested more than'),
         ('a: ' + '[' * 100 + ']' * 100, 'nested more than'),
         ('a: \x00', 'not valid YAML'),
         ('a: b\n---\na: c', 'not valid YAML'),

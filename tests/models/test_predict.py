@@ -39,7 +39,7 @@ def calls(network):
 
 def test_every_image_is_given_once_in_the_order_of_its_place(images):
     places = [7, 3, 11, 5, 0, 2]
-    batches = list(run_over(lambda pixels, prompts: pixels.mean((1, 2, 3))[:, None], images, places, device=CPU))
+    batches = list(run_over(lambda batch: batch['img'].mean((1, 2, 3))[:, None], images, places, device=CPU))
     assert [place for batch, _ in batches for place in batch] == places
     expected = torch.stack([images[place]['img'].mean() for place in places])
     torch.testing.assert_close(torch.cat([rows for _, rows in batches])[:, 0], expected)
@@ -47,7 +47,7 @@ def test_every_image_is_given_once_in_the_order_of_its_place(images):
 
 def test_the_function_gets_the_prompts(images):
     seen = []
-    list(run_over(lambda pixels, prompts: seen.extend(prompts) or pixels[:, 0, 0, :1], images, [1, 0], device=CPU))
+    list(run_over(lambda batch: seen.extend(batch['prompt']) or batch['img'][:, 0, 0, :1], images, [1, 0], device=CPU))
     assert seen == [images[1]['prompt'], images[0]['prompt']]
 
 
