@@ -33,6 +33,9 @@ MAX_KEPT_PIXELS = 2**24
 """Largest picture that `read_image` returns, in pixels (4096 x 4096). The network looks at a few hundred pixels a side,
 so what lies above only costs memory: 200 MB a picture as floats at this size."""
 
+DIED = 'makes the process that decodes it die.'
+"""The problem of a picture that ends its decoding process, whether a decoder crashes or memory runs out."""
+
 PATCH_SIZE = 16  # pixels; a network of other patches resizes an image that is not square once more, by less than a patch
 
 # Only formats that Pillow decodes by itself: its EPS reader, for one, would run Ghostscript on a stranger's file.
