@@ -40,11 +40,12 @@ from align_iqa_plugin.models.process_group import (
     world_size,
 )
 from align_iqa_plugin.models.progress import Progress
-from align_iqa_plugin.models.run_folder import log_file, make_folders
+from align_iqa_plugin.models.run_folder import log_file, make_folders, run_lock
 from align_iqa_plugin.models.run_options import check_resumable, complete_options, total_iterations
 from align_iqa_plugin.models.sampler import ResumableBatchSampler, Samples, build_loader
 from align_iqa_plugin.models.signals import Interrupted, StopRequest, stop_request
 from align_iqa_plugin.models.training_state import latest_training_state, list_training_states, save_training_state
+from align_iqa_plugin.runtime.atomic import atomic_write
 from align_iqa_plugin.runtime.seeds import seed_everything
 
 PRINT_EVERY = 10  # iterations, where logger.print_freq does not say
@@ -67,7 +68,7 @@ def train(options: dict, *, root: Path, resume: bool = False) -> dict[str, dict[
         What the best network reaches, {validation set: {metric: {val, iter, better}}}; empty without validation.
 
     Raises:
-        ValueError, FileNotFoundError: the training cannot begin.
+        ValueError, FileNotFoundError: the training cannot begin, for example because another process has its folder.
         TrainingError: a loss that is not finite, a full disk, an image that cannot be read, another process that died.
         Interrupted: by Ctrl-C or SIGTERM; what was done is saved.
     """
@@ -86,6 +87,7 @@ def _train(given: dict, root: Path, resume: bool) -> dict[str, dict[str, dict]]:
         device = torch.device('cuda' if options['num_gpu'] else 'cpu')
         states = Path(options['path']['training_states'])
         if rank() == 0:
+            stack.enter_context(run_lock(root, options['name']))
             make_folders(options, root, keep=resume and bool(list_training_states(states)))
         barrier(device)
         logger = stack.enter_context(log_file(states.parent / f'train_{options["name"]}_{get_time_str()}.log'))
@@ -98,7 +100,7 @@ def _train(given: dict, root: Path, resume: bool) -> dict[str, dict[str, dict]]:
         elif resume:
             logger.info('There is no training state to go on from: the training starts from the beginning.')
         if rank() == 0:
-            (states.parent / 'options.yml').write_text(yaml.safe_dump(given, sort_keys=False), encoding='utf-8')
+            atomic_write(states.parent / 'options.yml', yaml.safe_dump(given, sort_keys=False).encode())
         tb_logger = None
         if options['logger'].get('use_tb_logger') and rank() == 0:
             tb_logger = init_tb_logger(log_dir=str(root / 'tb_logger' / options['name']))

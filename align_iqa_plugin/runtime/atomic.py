@@ -1,6 +1,7 @@
 """Files that appear whole or not at all: the one way in which this package writes a file."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,8 @@ def atomic_file(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
         OSError: it cannot be written, for example because the disk is full; the message names `path` and the reason.
     """
     path = Path(path).expanduser().resolve()
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    # containers that share a folder may have equal process numbers
+    part = path.with_name(f'.{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part')
     try:
         yield part
         if durable:

@@ -5,6 +5,7 @@ numbers of images that failed, are null. A row is found again by its image (abso
 name the weights and the version of this package that the scores come from: a folder holds the scores of one of those.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -107,8 +108,12 @@ class ScoreFolder:
         with suppress(Timeout), self._lock.acquire(timeout=0):
             for file in self.path.glob('*.parquet'):
                 file.unlink()
+            removed = self.path
+            with suppress(OSError):  # Windows renames no folder of an open file
+                # a command that starts as soon as the lock is free must not lose what it writes
+                removed = self.path.rename(self.path.with_name(f'{self.path.name}.{os.getpid()}.removed'))
             self._lock.release()
-            shutil.rmtree(self.path)
+            shutil.rmtree(removed)
 
     def _replace(self, file: Path, rows: list[Mapping]) -> None:
         with atomic_file(file) as part:

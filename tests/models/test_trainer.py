@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from pyiqa.utils import get_root_logger
 
@@ -61,6 +62,19 @@ def at(monkeypatch):
 
 def cut():
     raise Cut
+
+
+# One process at a time
+
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_a_second_training_of_a_name_is_refused_and_touches_nothing_of_the_first(tiny_options, tmp_path, resume):
+    tiny_options['train']['total_epoch'] = 1
+    train(tiny_options, root=tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
+    with FileLock(tmp_path / 'experiments' / '.locks' / 'tiny'), pytest.raises(ValueError, match='another process is training'):
+        train(tiny_options, root=tmp_path, resume=resume)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')} == before
 
 
 # Resume
