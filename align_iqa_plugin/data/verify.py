@@ -1,6 +1,5 @@
 """Verifies a data set: finds every missing, corrupt, duplicate and mislabelled item in one pass that decodes every image."""
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from rich.progress import track
 
 from align_iqa_plugin.data.images import DIED, ENDINGS, ImageError, read_image
 from align_iqa_plugin.data.labels import Labels, Row
+from align_iqa_plugin.runtime.files import file_digest
 from align_iqa_plugin.runtime.worker_pool import map_in_processes
 
 
@@ -76,7 +76,7 @@ def _decode_all(paths: Sequence[str], workers: int) -> Iterator[tuple[str, str]]
 def _decode(path: str) -> tuple[str, str]:
     try:
         read_image(path)
-        return '', hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return '', file_digest(path)
     except (ImageError, OSError) as error:
         return str(error), ''
 

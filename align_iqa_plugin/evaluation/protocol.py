@@ -41,6 +41,7 @@ from align_iqa_plugin.models.run_folder import run_lock
 from align_iqa_plugin.models.trainer import train
 from align_iqa_plugin.runtime.atomic import atomic_write
 from align_iqa_plugin.runtime.devices import processor_name
+from align_iqa_plugin.runtime.files import read_bytes
 from align_iqa_plugin.runtime.lock import InUse, lock
 from align_iqa_plugin.runtime.names import suggest
 
@@ -50,6 +51,7 @@ SPLIT_KINDS = {
     'generator': 'leave one generator out: the test generator is not in training',
 }
 PACKAGES = ('align-iqa-plugin', 'torch', 'timm', 'pyiqa', 'numpy', 'scipy')
+MAX_BYTES = 10**8  # of a results file; one of ten folds has 0.1 MB
 
 
 def fold_columns(kind: str, section: Mapping) -> dict[str, str]:
@@ -157,7 +159,7 @@ def _add_fold(output: Path, results: Mapping, fold: str, numbers: dict, order: S
 def read_results(path: Path) -> dict:
     """The content of a results file; ValueError if it is not one."""
     try:
-        results = json.loads(path.read_text(encoding='utf-8'))
+        results = json.loads(read_bytes(path, most=MAX_BYTES))
     except (OSError, ValueError) as error:
         raise ValueError(f'{path} cannot be read as a results file of align-iqa protocol: {error}.') from error
     if not isinstance(results, dict) or {'name', 'split', 'options', 'folds'} - results.keys():

@@ -1,5 +1,6 @@
 """Tables are read as text, whatever their kind, and a table that is damaged or too large is an error that names it."""
 
+import os
 import zipfile
 
 import openpyxl
@@ -144,3 +145,11 @@ def test_a_small_file_that_unpacks_to_a_large_one_is_not_unpacked(tmp_path, monk
         file.writestr('xl/sharedStrings.xml', b' ' * 2 * 10**6)
     with pytest.raises(TableError, match='unpacks to more'):
         read_table(tmp_path / 'a.xlsx')
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='has no pipes in folders')
+@pytest.mark.parametrize('name', ['pipe.csv', '/dev/zero'])
+def test_a_pipe_or_a_device_is_no_table(tmp_path, name):
+    os.mkfifo(tmp_path / 'pipe.csv')
+    with pytest.raises(TableError, match='pipe or a device'):
+        read_table(tmp_path / name)
