@@ -1,0 +1,34 @@
+"""Whether a database of scores is as it was written: a byte that a disk or a copy changed must not become another score.
+
+SQLite has no checksums, but its `integrity_check` compares every row with its entries in the indexes. So each table gets an
+index over all its columns, `TABLE_copy`: a second copy of what it holds.
+"""
+
+import sqlite3
+
+
+def add_copies(database: sqlite3.Connection) -> None:
+    """Give each table the index that its rows are compared with, where it has none yet."""
+    for (table,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+        columns = [name for (name,) in database.execute('SELECT name FROM pragma_table_info(?)', [table])]
+        # in another order, since an index in the order of a table's key would be that key
+        database.execute(f'CREATE INDEX IF NOT EXISTS {table}_copy ON {table} ({", ".join(reversed(columns))})')
+
+
+def check_rows(database: sqlite3.Connection) -> None:
+    """sqlite3.DatabaseError where a row differs from its copy, or the file's structure is damaged."""
+    (found,) = database.execute('PRAGMA integrity_check(1)').fetchone()
+    if found != 'ok':
+        raise sqlite3.DatabaseError(' '.join(found.split()))
+
+
+def check_definitions(database: sqlite3.Connection, expected: set[str]) -> None:
+    """sqlite3.DatabaseError where a table, a view or an index of ours is not defined as it is `expected` to be."""
+    missing = expected - definitions(database)
+    if missing:
+        raise sqlite3.DatabaseError(f'a definition is changed: {min(missing).split("(")[0].strip()}')
+
+
+def definitions(database: sqlite3.Connection) -> set[str]:
+    """The SQL of the tables, views and indexes."""
+    return {sql for (sql,) in database.execute('SELECT sql FROM sqlite_master WHERE sql IS NOT NULL')}
