@@ -99,6 +99,7 @@ def compare(
     from align_iqa_plugin.compare.run import Comparison, provenance_of, read_tables, write_results
     from align_iqa_plugin.compare.store import Store, StoreError
     from align_iqa_plugin.runtime.devices import usable_device
+    from align_iqa_plugin.runtime.lock import lock
     from align_iqa_plugin.runtime.ray_workers import RayError, RayUnavailable, ray_workers
 
     try:
@@ -117,6 +118,8 @@ def compare(
                 store.put_images(name, images)
             with show_progress(len(names)) as show:
                 Comparison(store, list(tables), chosen, batch_size, decoders, team, show, _say).score(names)
+            for name, images in tables.items():  # a command beside this one may have given the data set other images
+                store.put_images(name, images)
             scores, costs = store.score_table(), store.metric_table()
     except RayUnavailable as error:
         fail('compare', str(error))
@@ -127,7 +130,8 @@ def compare(
         stop('compare', 1, f'{error} The scores are kept. To resume, give the same command again.')
 
     made = provenance_of(tables, device=chosen, team=team, seed=seed, resamples=resamples, split=split, phase=phase)
-    show_leaderboard(write_results(out, scores, costs, made), costs)
+    with lock(out / '.locks' / 'results', f"'{out}' is being written.", seconds=-1):  # two commands would mix their files
+        show_leaderboard(write_results(out, scores, costs, made), costs)
     failed = int((scores['reason'] != '').sum())
     missing = costs.loc[~costs['available'], 'metric'].tolist()
     unloaded = f'; metrics that could not be loaded: {", ".join(missing)}.' if missing else '.'

@@ -199,7 +199,7 @@ class Store:
             raise StoreError(f"'{self.path}' cannot be opened: {error.strerror}.") from error
 
     def _create(self) -> None:
-        check_rows(self._database)
+        check_rows(self._database, self.path.stat().st_size if self.path.exists() else 0)
         (layout,) = self._database.execute('PRAGMA user_version').fetchone()
         (tables,) = self._database.execute('SELECT count(*) FROM sqlite_master').fetchone()
         if layout not in ((1, LAYOUT) if tables else (0,)):

@@ -15,8 +15,15 @@ def add_copies(database: sqlite3.Connection) -> None:
         database.execute(f'CREATE INDEX IF NOT EXISTS {table}_copy ON {table} ({", ".join(reversed(columns))})')
 
 
-def check_rows(database: sqlite3.Connection) -> None:
-    """sqlite3.DatabaseError where a row differs from its copy, or the file's structure is damaged."""
+def check_rows(database: sqlite3.Connection, size: int) -> None:
+    """sqlite3.DatabaseError where a row differs from its copy, or the file's structure is damaged.
+
+    Args:
+        size: of the file, in bytes.
+    """
+    (page,) = database.execute('PRAGMA page_size').fetchone()
+    if size % page:  # SQLite takes a file of one byte for an empty one, and would write a new database into it
+        raise sqlite3.DatabaseError('its end is cut off')
     (found,) = database.execute('PRAGMA integrity_check(1)').fetchone()
     if found != 'ok':
         raise sqlite3.DatabaseError(' '.join(found.split()))

@@ -31,6 +31,10 @@ _KINDS = {
 }
 
 
+class FolderError(ValueError):
+    """A folder of scores cannot be used; the message names it, or the file in it, and the way out."""
+
+
 class ScoreFolder:
     """The folder, created where there is none, and used by one process at a time.
 
@@ -39,7 +43,7 @@ class ScoreFolder:
         origin: weights and version that the scores come from.
 
     Raises:
-        ValueError: the folder holds something else, is of another origin, is in use, or cannot be read; the message says which.
+        FolderError: the folder holds something else, is of another origin, is in use, or cannot be read.
     """
 
     def __init__(self, path: Path, origin: str):
@@ -51,15 +55,15 @@ class ScoreFolder:
             files = sorted(path.glob('*.parquet'))
             schemas = {file: parquet.read_schema(file) for file in files}
         except Timeout as error:
-            raise ValueError(f"another command is writing into '{path}'; wait for it, or choose another output.") from error
-        except (OSError, pyarrow.ArrowException) as error:
-            raise ValueError(f"'{path}' cannot be used: {' '.join(str(error).split())}.") from error
+            raise FolderError(f"another command is writing into '{path}'; wait for it, or choose another output.") from error
+        except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
+            raise FolderError(f"'{path}' cannot be used: {' '.join(str(error).split())}.") from error
         self.schema = pyarrow.schema(_KINDS.items(), metadata={'origin': origin})
         for file, schema in schemas.items():
             if not schema.equals(self.schema):
-                raise ValueError(f"'{file}' holds no scores of `align-iqa score`; choose another output.")
+                raise FolderError(f"'{file}' holds no scores of `align-iqa score`; choose another output.")
             if (schema.metadata or {}).get(b'origin') != origin.encode():
-                raise ValueError(
+                raise FolderError(
                     f"'{path}' holds scores of other weights or of another version; delete it, or choose another output."
                 )
         numbers = [file.stem.removeprefix('part-') for file in files]
@@ -70,11 +74,19 @@ class ScoreFolder:
         self._lock.release()
 
     def read_scored(self, images: Iterable[str]) -> dict[tuple[str, str | None], dict]:
-        """The rows that have a score, by image and prompt; rows of these images without a score are removed from the folder."""
+        """The rows that have a score, by image and prompt; rows of these images without a score are removed from the folder.
+
+        Raises:
+            FolderError: a file is damaged.
+        """
         asked = set(images)
         scored: dict[tuple[str, str | None], dict] = {}
         for file in sorted(self.path.glob('*.parquet')):
-            rows = parquet.read_table(file).to_pylist()
+            try:
+                rows = parquet.read_table(file, page_checksum_verification=True).to_pylist()
+            except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
+                reason = ' '.join(str(error).split())
+                raise FolderError(f"'{file}' is damaged ({reason}); delete it, and its images are scored again.") from error
             scored |= {(row['image'], row['prompt']): row for row in rows if row['score'] is not None}
             kept = [row for row in rows if row['score'] is not None or row['image'] not in asked]
             if not kept:
@@ -117,7 +129,7 @@ class ScoreFolder:
 
     def _replace(self, file: Path, rows: list[Mapping]) -> None:
         with atomic_file(file) as part:
-            parquet.write_table(pyarrow.Table.from_pylist(rows, self.schema), part)
+            parquet.write_table(pyarrow.Table.from_pylist(rows, self.schema), part, write_page_checksum=True)
 
 
 def score_remaining(rows: list[Row], engine: Engine, folder: ScoreFolder | None, advance: Callable[[], None]) -> None:

@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 from align_iqa_plugin.cli.compare import ManyValues, compare
 from align_iqa_plugin.compare import run as run_module
 from align_iqa_plugin.compare.metrics import MetricUnavailable
-from align_iqa_plugin.compare.store import Configuration, Store
+from align_iqa_plugin.compare.store import Configuration, LabelledImage, Store
+from align_iqa_plugin.data import images
 
 ROOT = Path(__file__).parents[2]
 app = typer.Typer()
@@ -114,6 +115,35 @@ def test_several_metrics_and_data_sets_follow_one_option(page, data, tmp_path):
     assert 'cores of ' in page.provenance['hardware']
     assert '104 of 104 scores' in result.stderr
     assert 'entropy' in result.stdout and '0.500' in result.stdout
+
+
+def test_a_command_reports_its_own_images_whatever_another_one_gives_the_data_set_meanwhile(page, tmp_path, monkeypatch):
+    class Slow(Brightness):
+        def __init__(self, name, device):
+            super().__init__(name, device)
+            with Store(tmp_path / 'out' / 'scores.sqlite') as other:
+                other.put_images('samples', [LabelledImage('b.png', 'b.png', 'b', mos=1.0)])
+
+    monkeypatch.setattr(run_module, 'Metric', Slow)
+    result = run('-m', 'entropy', '--samples', '--out', tmp_path / 'out')
+    assert result.exit_code == 1  # the other images were scored in place of these
+    table = pd.read_csv(tmp_path / 'out' / 'scores.csv', keep_default_na=False)
+    assert len(table) == 12 and set(table['reason']) == {'is not scored yet.'}
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='processes must inherit the patch')
+@pytest.mark.parametrize('metric', ['entropy', 'clipscore'])
+def test_a_picture_that_kills_its_decoder_has_a_reason_and_the_page_is_written(tmp_path, monkeypatch, metric):
+    monkeypatch.setattr(run_module, 'Metric', Brightness)
+    read = images._read
+    deadly = 'sd1.5_lowcorr_183.jpg'
+    kill = lambda path: os.kill(os.getpid(), signal.SIGKILL) if Path(path).name == deadly else read(path)  # noqa: E731
+    monkeypatch.setattr(images, '_read', kill)
+    result = run('-m', metric, '--samples', '--out', tmp_path / 'out', '--resamples', 20)
+    assert result.exit_code == 1, result.output
+    table = pd.read_csv(tmp_path / 'out' / 'scores.csv', keep_default_na=False).set_index('image')
+    assert table['reason'].to_dict() == {name: images.DIED if name == deadly else '' for name in table.index}
+    assert (tmp_path / 'out' / 'index.html').is_file()
 
 
 def test_a_second_run_computes_nothing_and_gives_the_same(page, data, tmp_path):

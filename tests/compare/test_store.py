@@ -436,6 +436,15 @@ def test_a_damaged_database_gives_the_right_scores_or_a_sentence(data, whole, tm
     assert_right_or_refused(path, tables)
 
 
+@pytest.mark.parametrize('length', [1, 50, 4096, 10_000])
+def test_a_database_whose_end_is_cut_off_is_left_as_it_is(whole, tmp_path, length):
+    path = tmp_path / 'scores.sqlite'
+    path.write_bytes(whole[0][:length])
+    with pytest.raises(StoreError, match='move it away'):
+        Store(path)
+    assert path.read_bytes() == whole[0][:length]
+
+
 def test_another_score_another_view_and_another_name_are_found(whole, tmp_path):
     content, tables = whole
     for before, after in (
