@@ -84,14 +84,14 @@ def _read(uri: str, end: float) -> bytes:
 
 def _take(read: Callable[[int], bytes], size: int | None, end: float) -> bytes:
     """All that `read` gives, piece by piece, whatever the stated size, within the limits."""
-    content = BytesIO()
-    while max(size or 0, content.tell()) <= MAX_BYTES:
+    content, taken = BytesIO(), 0
+    while max(size or 0, taken) <= MAX_BYTES:
         piece = read(PIECE)
         if not piece:
             return content.getvalue()
         if time.monotonic() > end:
             raise _too_slow()
-        content.write(piece)
+        taken += content.write(piece)
     raise OSError(f'it has more than {MAX_BYTES:,} bytes; download it, and name the file')
 
 
