@@ -153,7 +153,7 @@ def test_without_resume_an_experiment_of_the_same_name_is_kept_under_another(tin
     train(tiny_options, root=tmp_path)
     (states(tmp_path).parent / 'note').write_text('mine')
     train(tiny_options, root=tmp_path)
-    archived, now = sorted((tmp_path / 'experiments').iterdir(), key=lambda path: path.name, reverse=True)
+    archived, now = sorted((tmp_path / 'experiments').glob('tiny*'), key=lambda path: path.name, reverse=True)
     assert (archived / 'note').exists() and not (now / 'note').exists()
 
 
