@@ -37,5 +37,10 @@ def check_definitions(database: sqlite3.Connection, expected: set[str]) -> None:
 
 
 def definitions(database: sqlite3.Connection) -> set[str]:
-    """The SQL of the tables, views and indexes."""
-    return {sql for (sql,) in database.execute('SELECT sql FROM sqlite_master WHERE sql IS NOT NULL')}
+    """The SQL of views and indexes, and the columns of tables, whose SQL depends on the version that made them."""
+    sql = "SELECT sql FROM sqlite_master WHERE type != 'table' AND sql IS NOT NULL"
+    columns = (
+        "SELECT printf('%s (%s %s %d', tables.name, columns.name, columns.type, columns.pk) "
+        "FROM sqlite_master AS tables, pragma_table_info(tables.name) AS columns WHERE tables.type = 'table'"
+    )
+    return {text for query in (sql, columns) for (text,) in database.execute(query)}
