@@ -1,9 +1,10 @@
-"""Lists the metric and the data sets in pyiqa's tables without an import by the user.
+"""Lists the metric and the data sets in pyiqa's tables, and the reader of files, without an import by the user.
 
 pyiqa offers no entry point for `pyiqa.default_model_configs.DEFAULT_CONFIGS`, nor for what `pyiqa.get_dataset_info` and
-`pyiqa.load_dataset` know. torch, which pyiqa needs, calls every function of the entry-point group ``torch.backends`` at
-its own import; `install` is one. What is loaded of pyiqa by then, `install` fills at once. For the rest it puts a finder
-in front of `sys.meta_path`, which waits for the import of these modules, fills each right after it, and removes itself.
+`pyiqa.load_dataset` know, nor for how a file is read. torch, which pyiqa needs, calls every function of the entry-point
+group ``torch.backends`` at its own import; ours calls `install` (align_iqa_plugin_autoload.py). What is loaded of pyiqa by
+then, `install` fills at once. For the rest it puts a finder in front of `sys.meta_path`, which waits for the import of these
+modules, fills each right after it, and removes itself.
 
 To switch it off, set the environment variable ``TORCH_DEVICE_BACKEND_AUTOLOAD=0``: torch then calls no such function,
 and one ``import align_iqa_plugin``, before or after ``import pyiqa``, does the same job.
@@ -13,9 +14,14 @@ into a failing ``import pyiqa``. So this file imports only the standard library,
 (not a warning, which ``python -W error`` would raise).
 """
 
+import importlib.util
 import sys
 
-FILLED_BY = {'pyiqa.default_model_configs': 'register_configs', 'pyiqa.data.dataset_api': 'register_releases'}
+FILLED_BY = {
+    'pyiqa.default_model_configs': 'register_configs',
+    'pyiqa.models.inference_model': 'register_reader',
+    'pyiqa.data.dataset_api': 'register_releases',
+}
 """Modules of pyiqa, and the function of `register.py` that fills each."""
 
 
@@ -33,7 +39,7 @@ def install() -> None:
 
 
 class _Finder:
-    """Finds nothing by itself: lets the finders behind it find pyiqa's modules, and has each filled once it is loaded."""
+    """Finds nothing by itself: lets all other finders find pyiqa's modules, and has each filled once it is loaded."""
 
     def __init__(self, awaited):
         self.awaited = awaited
@@ -41,15 +47,17 @@ class _Finder:
     def find_spec(self, name, path=None, target=None):
         if name not in self.awaited:
             return None
-        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
-            spec = finder.find_spec(name, path, target)
-            if spec is not None:
-                try:
-                    self._fill_after(name, spec.loader)
-                except Exception as error:
-                    _report(error)
-                return spec
-        return None
+        self.awaited.discard(name)  # so that the search below passes over this finder
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.awaited.add(name)
+        if spec is not None:
+            try:
+                self._fill_after(name, spec.loader)
+            except Exception as error:
+                _report(error)
+        return spec
 
     def _fill_after(self, name, loader):
         load = loader.exec_module

@@ -4,7 +4,8 @@ pyiqa calls `register_archs`, `register_datasets` and `register_models` through 
 `pyiqa.datasets` and `pyiqa.models` (setup.cfg), the first time somebody asks it for a name that it does not know. The
 classes themselves are imported when they are first used. No entry-point group leads to pyiqa's table of metrics, which
 `create_metric`, `list_models` and the `pyiqa` command read, nor to its data sets, of which `get_dataset_info` and
-`load_dataset` know: `autoload.py` calls `register_configs` and `register_releases` for that.
+`load_dataset` know, nor to what reads a file for a metric: `autoload.py` calls `register_configs`, `register_releases` and
+`register_reader` for that.
 
 Everything here may be called any number of times. A name that somebody else has already filled is left as it is.
 """
@@ -40,6 +41,7 @@ def register_archs() -> None:
     for name, import_path in ARCHS.items():
         ARCH_REGISTRY.register_lazy(name, import_path, override=True)
     register_configs()
+    register_reader()
 
 
 def register_datasets() -> None:
@@ -56,6 +58,30 @@ def register_models() -> None:
 
     for name, import_path in MODELS.items():
         MODEL_REGISTRY.register_lazy(name, import_path, override=True)
+
+
+def register_reader() -> None:
+    """Have pyiqa read the files for our metrics by `align_iqa_plugin.read_image`; for other metrics it reads as before.
+
+    pyiqa hands only tensors to a network, and makes them by Pillow's `convert('RGB')` alone: 16-bit grey is clipped at 255,
+    transparent parts show the colours that lie under them, and EXIF turns nothing.
+    """
+    from PIL import Image
+    from pyiqa.models.inference_model import InferenceModel
+
+    read_as_pyiqa = InferenceModel._to_batched_tensor
+    if read_as_pyiqa.__module__ == __name__:
+        return
+
+    @functools.wraps(read_as_pyiqa, assigned=('__name__', '__qualname__', '__doc__'))
+    def _to_batched_tensor(model, image):
+        if model.metric_name in CONFIGS and isinstance(image, str | Path | bytes | Image.Image):
+            from align_iqa_plugin.data.images import read_image
+
+            image = read_image(image)
+        return read_as_pyiqa(model, image)
+
+    InferenceModel._to_batched_tensor = _to_batched_tensor
 
 
 def register_releases() -> None:
@@ -85,7 +111,8 @@ def _release_infos() -> dict[str, dict]:
             'name': release.name,
             'type': 'AIGCIQADataset',
             'dataroot_target': f'./datasets/{release.name}',
-            'meta_info_file': f'./datasets/{release.name}/{release.table}',
+            # the folder stands for two tables
+            'meta_info_file': f'./datasets/{release.name}' + ('' if release.test_table else f'/{release.table}'),
             'mos_range': list(bounds) if bounds else None,
             'lower_better': False,
         }
@@ -122,7 +149,7 @@ def _fail_download(name, data_root, force_download, options):
 
     release = find_release(name)
     folder = Path(data_root, release.name)
-    get = f'get it from {release.home}, so that its {release.table} and {release.image_folder}/ lie in'
+    get = f'get it from {release.home}, so that its {", ".join(release.tables)} and {release.image_folder}/ lie in'
     if force_download:
         raise ValueError(f'{release.name} is not among the data sets that pyiqa can download: {get} {folder}.')
     info = _release_infos()[name] | options

@@ -49,7 +49,7 @@ def wheel(tmp_path_factory) -> Path:
     """The wheel, built from a copy of the source tree, so that no older build gets into it."""
     source, built = tmp_path_factory.mktemp('source'), tmp_path_factory.mktemp('wheel')
     shutil.copytree(ROOT / 'align_iqa_plugin', source / 'align_iqa_plugin', ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('pyproject.toml', 'setup.cfg', 'README.md', 'LICENSE'):
+    for name in ('pyproject.toml', 'setup.cfg', 'setup.py', 'align_iqa_plugin_autoload.py', 'README.md', 'LICENSE'):
         shutil.copy(ROOT / name, source)
     command = [sys.executable, '-m', 'build', '--wheel', '--no-isolation', '--outdir', str(built), str(source)]
     result = subprocess.run(command, capture_output=True, text=True)
@@ -155,6 +155,13 @@ def small_releases(tmp_path_factory) -> Path:
     rows = [[f'{i}.JPG', i / 10, 20.5] for i in range(533, 553)]
     save('LIVE-Challenge/images', [row[0] for row in rows])
     pandas.DataFrame(rows, columns=['name', 'mos', 'std']).to_csv(root / 'LIVE-Challenge' / 'labels.csv', index=False)
+
+    # as released: two commas too many in the one table, and a file whose name the table spells in another case
+    save('BIQ2021/Images', [f'ss0{i % 3 + 1} ({i}).{"JPG" if i == 7 else "jpg"}' for i in range(48)])
+    rows = [f'ss0{i % 3 + 1} ({i}).jpg,{i / 47:.4f}' for i in range(48)]
+    train = ['Image Name,MOS,,', *(f'{row},,' for row in rows[:40])]
+    (root / 'BIQ2021' / 'Train (Images and MOS).csv').write_text('\n'.join(train))
+    (root / 'BIQ2021' / 'Test (Images and MOS).csv').write_text('\n'.join(['Image Name,MOS', *rows[40:]]))
     return root
 
 

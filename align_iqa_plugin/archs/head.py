@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from align_iqa_plugin.archs.ridge import OrderedPairs, dual_ridge
+
 
 class LinearHead(nn.Module):
     """`head: linear`: a linear map of standardised features, set by `fit` and never trained: all of it is buffers."""
@@ -47,15 +49,18 @@ class LinearHead(nn.Module):
         folds: list[int],
         columns: slice = slice(None),
         mask: Bool[Tensor, 'n k'] | None = None,
+        pairs: OrderedPairs | None = None,
     ) -> Float[Tensor, 'n k']:
-        """Become the ridge regression of each column of `scores` on the standardised `vectors`.
+        """Become the ridge regression of each column of `scores`, and of the differences of `pairs`, on `vectors`.
 
         Args:
-            alpha: penalty on the squared weights.
+            vectors: they are standardised first.
+            alpha: the penalty: what is added to the diagonal of the gram matrix of the kernel.
             folds: a number for each row; rows that have to be predicted without each other, such as those of one prompt,
                 share it.
             columns: the entries of the vector that take part; the others get weight zero.
             mask: False where a score is missing: the row takes no part in the regression of that target.
+            pairs: rows and copies of them that should score lower by a margin, or the same.
 
         Returns:
             What the regression predicts for each row when the rows of its fold are left out, also where a score is missing.
@@ -64,17 +69,24 @@ class LinearHead(nn.Module):
         Raises:
             ValueError: all scores of a target are missing, or are in one fold.
         """
-        x = self._set_scale(vectors)[:, columns].double()
-        coefficients, bias, left_out = dual_ridge(x @ x.T, scores, alpha=alpha, folds=folds, mask=mask)
+        self.mean.copy_(vectors.mean(0))
+        self.std.copy_(vectors.std(0).clamp_min(1e-6))
+        points = self.standardise(vectors if pairs is None else torch.cat([vectors, pairs.copies]))[:, columns]
+        gram, linear = self._gram(points, len(vectors), columns)
+        coefficients, bias, left_out = dual_ridge(gram, scores, alpha=alpha, folds=folds, mask=mask, pairs=pairs)
+        self._keep(coefficients)
         self.weight.zero_()
-        self.weight[columns] = (x.T @ coefficients.double()).to(self.weight.dtype)
+        self.weight[columns] = (linear * (points.T.double() @ coefficients.double())).to(self.weight.dtype)
         self.bias.copy_(bias)
         return left_out
 
-    def _set_scale(self, vectors: Tensor) -> Tensor:
-        self.mean.copy_(vectors.mean(0))
-        self.std.copy_(vectors.std(0).clamp_min(1e-6))
-        return self.standardise(vectors)
+    def _gram(self, points: Tensor, rated: int, columns: slice) -> tuple[Tensor, Tensor | float]:
+        """The kernel between points, of which the first `rated` ones set its scale, and the weight of its linear part."""
+        points = points.double()
+        return points @ points.T, 1.0
+
+    def _keep(self, coefficients: Tensor) -> None:
+        """Keep what the kernel needs beside its linear part."""
 
 
 class KernelHead(LinearHead):
@@ -100,7 +112,7 @@ class KernelHead(LinearHead):
         self.gamma, self.linear = gamma, linear
         self.register_buffer('projection', torch.zeros(width, components))
         self.register_buffer('scale', torch.ones(()))
-        # one row for each image of the fit
+        # one row for each image of the fit, and for each copy
         self.register_buffer('support_vectors', torch.zeros(0, components))
         self.register_buffer('coefficients', torch.zeros(0, targets))
 
@@ -114,34 +126,23 @@ class KernelHead(LinearHead):
             rbf_term = self._rbf(x @ self.projection.to(exact)) @ self.coefficients.to(exact)
             return (rbf_term + x @ self.weight.to(exact) + self.bias).float()
 
-    @torch.no_grad()
-    def fit(
-        self,
-        vectors: Float[Tensor, 'n d'],
-        scores: Float[Tensor, 'n k'],
-        *,
-        alpha: float,
-        folds: list[int],
-        columns: slice = slice(None),
-        mask: Bool[Tensor, 'n k'] | None = None,
-    ) -> Float[Tensor, 'n k']:
-        """As `LinearHead.fit`; `alpha` is added to the diagonal of the kernels' sum, which is 1 + `linear` on average."""
-        x = self._set_scale(vectors)[:, columns]
-        gram = (x @ x.T).double()
-        variances, directions = torch.linalg.eigh(gram)  # the dual form: fewer images than features
+    def _gram(self, points: Tensor, rated: int, columns: slice) -> tuple[Tensor, Tensor | float]:
+        """`alpha` is added to the diagonal of the kernels' sum, which is 1 + `linear` on average."""
+        gram = (points @ points.T).double()
+        # the dual form: fewer images than features
+        variances, directions = torch.linalg.eigh(gram[:rated, :rated])
         kept = min(self.projection.shape[1], int((variances > variances[-1] * 1e-6).sum()))
         self.projection.zero_()
-        self.projection[columns, :kept] = x.T @ (directions[:, -kept:] / variances[-kept:].sqrt()).to(x.dtype)
-        self.support_vectors = x @ self.projection[columns]
-        mean_square = torch.cdist(self.support_vectors, self.support_vectors).square().mean()
-        self.scale.copy_(2 * self.gamma / mean_square)
-        linear = self.linear / gram.diagonal().mean()
-        kernel = self._rbf(self.support_vectors.double()) + linear * gram
-        self.coefficients, bias, left_out = dual_ridge(kernel, scores, alpha=alpha, folds=folds, mask=mask)
-        self.weight.zero_()
-        self.weight[columns] = (linear * (x.T.double() @ self.coefficients.double())).to(self.weight.dtype)
-        self.bias.copy_(bias)
-        return left_out
+        directions = (directions[:, -kept:] / variances[-kept:].sqrt()).to(points.dtype)
+        self.projection[columns, :kept] = points[:rated].T @ directions
+        self.support_vectors = points @ self.projection[columns]
+        fitted = self.support_vectors[:rated]
+        self.scale.copy_(2 * self.gamma / torch.cdist(fitted, fitted).square().mean())
+        linear = self.linear / gram.diagonal()[:rated].mean()
+        return self._rbf(self.support_vectors.double()) + linear * gram, linear
+
+    def _keep(self, coefficients: Tensor) -> None:
+        self.coefficients = coefficients
 
     def _rbf(self, components: Float[Tensor, 'b c']) -> Float[Tensor, 'b n']:
         support_vectors = self.support_vectors.to(components.dtype)
@@ -181,41 +182,6 @@ class MLPHead(KernelHead):
     def forward(self, vector: Float[Tensor, 'b d']) -> Float[Tensor, 'b k']:
         """A score for each target, in the unit of its MOS, higher is better."""
         return super().forward(vector) + self.mlp(self.standardise(vector))
-
-
-def dual_ridge(
-    gram: Float[Tensor, 'n n'],
-    scores: Float[Tensor, 'n k'],
-    *,
-    alpha: float,
-    folds: list[int],
-    mask: Bool[Tensor, 'n k'] | None = None,
-) -> tuple[Float[Tensor, 'n k'], Float[Tensor, ' k'], Float[Tensor, 'n k']]:
-    """Ridge regression in its dual form: coefficients of the rows, constant, and each row's prediction without its fold."""
-    fold_of = torch.tensor(folds, device=gram.device)
-    mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
-    for target, present in enumerate(mask.T):
-        if len(fold_of[present].unique()) < 2:
-            raise ValueError(f'target {target + 1} has {int(present.sum())} scores, in fewer than two folds: too few to fit.')
-
-    def solve(rows: Tensor, y: Tensor) -> Tensor:
-        # the penalty shrinks with the number of rows, so that all fits are equally smooth
-        penalty = alpha * rows.sum() / len(gram)
-        matrix = gram[rows][:, rows] + penalty * torch.eye(int(rows.sum()), dtype=gram.dtype, device=gram.device)
-        return torch.linalg.solve(matrix, y[rows] - y[rows].mean(0))
-
-    coefficients, left_out = torch.zeros_like(scores, dtype=gram.dtype), torch.empty_like(scores, dtype=gram.dtype)
-    bias = torch.zeros_like(scores[0])
-    for present in mask.T.unique(dim=0):  # targets that lack the same rows are solved together
-        targets = (mask.T == present).all(1)
-        y = scores[:, targets].to(gram.dtype)
-        coefficients[present.nonzero(), targets] = solve(present, y)
-        bias[targets] = y[present].mean(0).to(bias.dtype)
-        for fold in fold_of.unique():
-            unseen = fold_of == fold
-            seen = present & ~unseen
-            left_out[unseen.nonzero(), targets] = gram[unseen][:, seen] @ solve(seen, y) + y[seen].mean(0)
-    return coefficients.to(scores.dtype), bias, left_out.to(scores.dtype)
 
 
 HEADS: dict[str, type[LinearHead]] = {'kernel': KernelHead, 'linear': LinearHead, 'mlp': MLPHead}

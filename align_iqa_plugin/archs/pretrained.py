@@ -8,6 +8,7 @@ file holds the frozen parts as well, and all keywords of the network.
 import inspect
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.archs.backbone import unfilled_backbone
 from align_iqa_plugin.archs.weights import PACKAGED_MODEL_FILE, read_weights
 from align_iqa_plugin.runtime.hashes import state_digest
 
@@ -58,7 +60,9 @@ def create_align_iqa(*, pretrained: bool = False, pretrained_model_path: str | N
     guide_options = saved.get('guide_options') or {}
     if network.get('guide_options') and guide_options.get('vlm_weights') == 'random':
         network['guide_options'] = network['guide_options'] | {'vlm_weights': 'random'}
-    net = AlignIQA(**saved | network)
+    # all weights come from files, unless the caller asks for a random backbone that the file does not hold
+    with nullcontext() if network.get('backbone_weights') == 'random' else unfilled_backbone():
+        net = AlignIQA(**saved | network)
     load_checkpoint(net, read_weights(path, key), f'{key}: {path}')
     return net
 

@@ -1,24 +1,25 @@
 """`align-iqa compare`: metrics of pyiqa on the same images, beside each other."""
 
+import os
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer.core import TyperCommand
 
-from align_iqa_plugin.cli.errors import fail, stop
+from align_iqa_plugin.cli.errors import fail, say, stop
+from align_iqa_plugin.runtime.names import suggest
 
-_say = partial(typer.echo, err=True)
+SAMPLE = 36  # images of a data set for --behaviour: some 1,080 pictures with their 29 copies
 
 
 class ManyValues(TyperCommand):
-    """A command whose options -m and -d take several values each, as those of pyiqa's own scripts do."""
+    """A command whose options -m and -d take several values each, as those of pyiqa's own scripts do, and --behaviour none."""
 
     def parse_args(self, context, arguments):
         expanded, option, values = [], None, 0
-        for argument in arguments:
+        for argument, following in zip(arguments, [*arguments[1:], '-'], strict=True):
             if argument.startswith('-') and argument != '-':
                 option, values = argument, 0
             elif option in ('-m', '--metrics', '-d', '--datasets'):
@@ -26,6 +27,8 @@ class ManyValues(TyperCommand):
                 if values > 1:
                     expanded.append(option)
             expanded.append(argument)
+            if argument == '--behaviour' and following.startswith('-'):
+                expanded.append(str(SAMPLE))
         return super().parse_args(context, expanded)
 
 
@@ -52,6 +55,10 @@ def compare(
         str | None, typer.Option(help='A split of the data, by its number or column; with --phase.', show_default='all images')
     ] = None,
     phase: Annotated[str | None, typer.Option(help='train, val or test.', show_default='test')] = None,
+    behaviour: Annotated[
+        int | None,
+        typer.Option(min=1, metavar='[N]', help=f'Also score degraded copies of N ({SAMPLE}) images of each data set.'),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help='cpu, cuda, cuda:1, ...', show_default='cuda where there is one, else cpu')
     ] = None,
@@ -65,7 +72,7 @@ def compare(
         ),
     ] = None,
     engine: Annotated[str, typer.Option(help='local, or ray for many GPUs or machines.')] = 'local',
-    seed: Annotated[int, typer.Option(min=0, help='Of the shuffled prompts and the resamples.')] = 123,
+    seed: Annotated[int, typer.Option(min=0, help='Of the shuffled prompts, the resamples, the sample of --behaviour.')] = 123,
     resamples: Annotated[int, typer.Option(min=2, help='Of the images, for the intervals.')] = 1000,
 ) -> None:
     """Score images with several metrics and compare how well they correlate with mean opinion scores (MOS).
@@ -78,8 +85,6 @@ def compare(
     Exit status: 0 all images were scored by all metrics, 1 some were not, 2 the command is wrong, 130 stopped by Ctrl-C (the
     scores until then are kept).
     """
-    from align_iqa_plugin.runtime.names import suggest
-
     metrics, datasets = metrics or [], datasets or []
     if out is None:
         fail('compare', 'give --out, the folder for the results.')
@@ -94,47 +99,51 @@ def compare(
         if found:
             fail('compare', sentence)
 
-    from align_iqa_plugin.cli.compare_display import show_leaderboard, show_progress
+    from align_iqa_plugin.cli.compare_display import show_behaviour, show_leaderboard, show_progress
+    from align_iqa_plugin.cli.outputs import check_output
+    from align_iqa_plugin.compare.behaviour import behaviour_images
     from align_iqa_plugin.compare.metrics import add_metrics, metric_names
     from align_iqa_plugin.compare.run import Comparison, provenance_of, read_tables, write_results
     from align_iqa_plugin.compare.store import Store, StoreError
     from align_iqa_plugin.runtime.devices import usable_device
-    from align_iqa_plugin.runtime.lock import lock
     from align_iqa_plugin.runtime.ray_workers import RayError, RayUnavailable, ray_workers
 
     try:
+        check_output('--out', out := Path(os.path.expanduser(out)), folder=True)
         chosen = usable_device(device if engine == 'local' else 'cpu')
         names = metric_names([*metrics, *(add_metrics(metric_opt) if metric_opt else [])])
         tables = read_tables(datasets, data_opt, root=data, samples=samples, split=split, phase=phase, seed=seed)
-        out.mkdir(parents=True, exist_ok=True)
+        out.mkdir(exist_ok=True)
         store = Store(out / 'scores.sqlite')
     except (ValueError, OSError, StoreError) as error:
-        fail('compare', str(error))
+        fail('compare', error)
 
+    wanted = {name: [*images, *behaviour_images(images, behaviour or 0, seed=seed)] for name, images in tables.items()}
     decoders = 2 if workers is None else workers
     try:
         with store, ray_workers(workers, device) if engine == 'ray' else nullcontext() as team:
-            for name, images in tables.items():
-                store.put_images(name, images)
             with show_progress(len(names)) as show:
-                Comparison(store, list(tables), chosen, batch_size, decoders, team, show, _say).score(names)
-            for name, images in tables.items():  # a command beside this one may have given the data set other images
-                store.put_images(name, images)
-            scores, costs = store.score_table(), store.metric_table()
+                Comparison(store, wanted, chosen, batch_size, decoders, team, show, say).score(names)
+            scores, copies, costs = store.score_table(), store.copy_table(), store.metric_table()
     except RayUnavailable as error:
         fail('compare', str(error))
     except KeyboardInterrupt:
-        _say('Stopped by Ctrl-C: the scores are kept. To resume, give the same command again.')
+        say('Stopped by Ctrl-C: the scores are kept. To resume, give the same command again.')
         raise typer.Exit(130) from None
     except (StoreError, RayError) as error:
         stop('compare', 1, f'{error} The scores are kept. To resume, give the same command again.')
 
     made = provenance_of(tables, device=chosen, team=team, seed=seed, resamples=resamples, split=split, phase=phase)
-    with lock(out / '.locks' / 'results', f"'{out}' is being written.", seconds=-1):  # two commands would mix their files
-        show_leaderboard(write_results(out, scores, costs, made), costs)
-    failed = int((scores['reason'] != '').sum())
+    try:
+        summary = write_results(out, scores, copies, costs, made)
+    except OSError as error:
+        stop('compare', 1, f'{error.strerror or error}. The scores are kept. For the results, give the command again.')
+    show_leaderboard(summary, costs)
+    show_behaviour(summary)
+    reasons = [*scores['reason'], *copies.loc[copies['copy'] != 'original', 'reason']]
+    failed = len(reasons) - reasons.count('')
     missing = costs.loc[~costs['available'], 'metric'].tolist()
     unloaded = f'; metrics that could not be loaded: {", ".join(missing)}.' if missing else '.'
-    _say(f'{len(scores) - failed} of {len(scores)} scores are in {out}, {failed} failed{unloaded}')
-    if failed or missing or not len(scores):
+    say(f'{len(reasons) - failed} of {len(reasons)} scores are in {out}, {failed} failed{unloaded}')
+    if failed or missing or not reasons:
         raise typer.Exit(1)

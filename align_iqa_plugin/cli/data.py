@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from align_iqa_plugin.cli.errors import fail
+from align_iqa_plugin.cli.outputs import check_output
 from align_iqa_plugin.data.labels import LabelError, Labels, read_labels, write_labels
 from align_iqa_plugin.data.releases import RELEASES
 from align_iqa_plugin.data.splits import PHASES, UNUSED, all_splits
+from align_iqa_plugin.runtime.errors import printable
 
 commands = typer.Typer(help='Known data sets; check one; prepare its labels and splits.', no_args_is_help=True)
 
@@ -67,11 +70,11 @@ def verify(
     try:
         labels = _read(root, release, images, image_column, score_column, prompt_column)
         if not labels.rows:
-            rows = [f'row {row}: {problem}' for row, problem in labels.problems]
+            rows = [f'row {row}: {printable(problem)}' for row, problem in labels.problems]
             raise LabelError('\n'.join([f"'{labels.source}' leads to no image:", *rows]))
         findings = verify(labels, workers=workers)
     except (LabelError, OSError) as error:
-        fail('data verify', str(error))
+        fail('data verify', error)
     for finding in findings:
         typer.echo(finding)
     problems = Counter(finding.kind for finding in findings if finding.is_problem)
@@ -101,21 +104,23 @@ def prepare(
     Exit status: 0 the file is written, 2 it is not.
     """
     try:
+        check_output('--output', output, inputs=[root])
         labels = _read(root, release, images, image_column, score_column, prompt_column)
         labels.raise_problems()
         splits = all_splits(labels)
         write_labels(labels, splits, output)
-    except (LabelError, OSError) as error:
-        fail('data prepare', str(error))
+    except (ValueError, OSError) as error:
+        fail('data prepare', error)
 
     phases = [*PHASES, *([UNUSED] if any(UNUSED in column for column in splits.values()) else [])]
-    table = Table('split', *phases, title=f'{_summary(labels)}, written to {output}: images (prompts)')
+    title = Text(f'{_summary(labels)}, written to {output}: images (prompts)')
+    table = Table('split', *phases, title=title)
     for name, column in splits.items():
         images_of = Counter(column)
         # a phase has as many prompts as there are pairs of it and a prompt
         pairs = {(phase, row.prompt) for phase, row in zip(column, labels.rows, strict=True) if row.prompt.strip()}
         prompts_of = Counter(phase for phase, _ in pairs)
-        table.add_row(name, *(f'{images_of[phase]} ({prompts_of[phase]})' for phase in phases))
+        table.add_row(Text(printable(name)), *(f'{images_of[phase]} ({prompts_of[phase]})' for phase in phases))
     Console().print(table)
 
 
@@ -136,7 +141,7 @@ def _summary(labels: Labels) -> str:
     """For example "AGIQA-3K, 2,982 images of 300 prompts by 6 generators"."""
     prompts = {row.prompt for row in labels.rows if row.prompt.strip()}
     generators = set(labels.generators) - {''}
-    return (
+    return printable(
         f'{labels.release.name if labels.release else labels.source}, {len(labels.rows):,} images'
         + (f' of {len(prompts):,} prompts' if prompts else '')
         + (f' by {len(generators)} generators' if generators else '')

@@ -1,12 +1,13 @@
 """`align-iqa evaluate`: correlations of the metric with the MOS of one split of a data set."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from align_iqa_plugin.cli.errors import fail
+from align_iqa_plugin.cli.errors import fail, stop
 
 
 def evaluate(
@@ -27,13 +28,17 @@ def evaluate(
 ) -> None:
     """Print SRCC, PLCC (raw, and after the 4-parameter logistic fit), KRCC, RMSE and the number of images."""
     from align_iqa_plugin.cli.outputs import check_output
+    from align_iqa_plugin.data.releases import RELEASES
+    from align_iqa_plugin.runtime.devices import usable_device
     from align_iqa_plugin.runtime.names import suggest
 
-    table = data / 'data.csv' if data.is_dir() else data
+    is_folder = os.path.isdir(data)  # False for a name that is too long, where Path.is_dir raises
+    tables = [data / table for release in RELEASES for table in release.tables] if is_folder else [data]
     try:
+        check_output('--output', output, inputs=(*tables, weights, option))
         if phase not in (phases := ('train', 'val', 'test')):
             raise ValueError(f"--phase: unknown phase '{phase}'{suggest(phase, phases)}")
-        check_output('--output', output, inputs=(table, weights, option))
+        chosen = usable_device(device)
 
         from align_iqa_plugin.archs.pretrained import create_align_iqa
         from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
@@ -41,9 +46,7 @@ def evaluate(
         from align_iqa_plugin.evaluation.predict import predict
         from align_iqa_plugin.models.options import read_options
         from align_iqa_plugin.runtime.atomic import atomic_write
-        from align_iqa_plugin.runtime.devices import usable_device
 
-        chosen = usable_device(device)
         options = {'datasets': {}, 'network': {}} if option is None else read_options(option)
         dataset = AIGCIQADataset(
             options['datasets'].get('val', {})
@@ -51,7 +54,7 @@ def evaluate(
                 'name': data.name,
                 'phase': phase,
                 'meta_info_file': str(data),
-                'dataroot_target': str(data if data.is_dir() else data.parent),
+                'dataroot_target': str(data if is_folder else data.parent),
                 'split_index': int(split) if split.isdecimal() else split,
                 'split_ratio': '712',
                 'batch_size_per_gpu': batch_size,
@@ -61,7 +64,7 @@ def evaluate(
         network |= {'pretrained_model_path': str(weights)} if weights else {'pretrained': True}
         metric = create_align_iqa(**network)
     except (ValueError, OSError, RuntimeError) as error:
-        fail('evaluate', str(error))
+        fail('evaluate', error)
     predicted = predict(metric, dataset, device=chosen, description=f'{data.name} {phase}')
     numbers = correlations(predicted.scores, predicted.mos)
     for name, value in numbers.items():
@@ -73,4 +76,7 @@ def evaluate(
             for path, score, mos in zip(predicted.paths, predicted.scores, predicted.mos, strict=True)
         ]
         content = {'split': split, 'phase': phase, **numbers, 'images': images}
-        atomic_write(output, json.dumps(content, indent=1).encode())
+        try:
+            atomic_write(output, json.dumps(content, indent=1).encode())
+        except OSError as error:
+            stop('evaluate', 1, error)

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from align_iqa_plugin.cli.errors import fail
+from align_iqa_plugin.cli.errors import fail, stop
 
 
 def export(
@@ -24,6 +25,7 @@ def export(
     """
     from align_iqa_plugin.cli.outputs import check_output
 
+    checkpoint, output = (Path(os.path.expanduser(path)) for path in (checkpoint, output))
     try:
         check_output('--output', output, endings=['.safetensors'], inputs=[checkpoint, option])
 
@@ -36,15 +38,15 @@ def export(
         if 'targets' in recorded:  # all of them, not the main one alone
             given = {'targets': recorded['targets']} | given
         network = create_align_iqa(**given, pretrained_model_path=str(checkpoint))
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        fail('export', str(error))
+    except (ValueError, OSError, RuntimeError) as error:
+        fail('export', error)
     if not network.is_trained:
         fail('export', f"'{checkpoint}' has no trained weights.")
 
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from align_iqa_plugin.archs.pretrained import full_state
-    from align_iqa_plugin.runtime.atomic import atomic_file
+    from align_iqa_plugin.runtime.atomic import atomic_write
 
     metadata = {
         'format': 'pt',
@@ -52,10 +54,10 @@ def export(
         'provenance': json.dumps(_provenance(checkpoint, option), sort_keys=True),
     }
     try:
-        with atomic_file(output) as part:
-            save_file({name: tensor.contiguous() for name, tensor in full_state(network).items()}, part, metadata)
+        # not save_file, which writes into a file of another name first, and leaves it behind where it is killed
+        atomic_write(output, save({name: tensor.contiguous() for name, tensor in full_state(network).items()}, metadata))
     except OSError as error:
-        fail('export', f'--output {error}.')
+        stop('export', 1, error)
     size, before = (path.stat().st_size / 1e6 for path in (output, checkpoint))
     typer.echo(f'{output}: {size:.1f} MB, all that is needed to score (the checkpoint has {before:.1f} MB).')
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import typer
 
 from align_iqa_plugin.data.uris import is_uri
+from align_iqa_plugin.runtime.atomic import part_of
+from align_iqa_plugin.runtime.errors import message_of
 
 
 class OutputError(ValueError):
@@ -38,7 +40,7 @@ def check_output(
     """
     if path is None:
         return
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))  # Path.expanduser raises at ~ before the name of no user
     if endings and path.suffix.lower() not in endings:
         raise OutputError(f"{option} '{path}' must end in {' or '.join(endings)}.")
     overwritten = _find_same(path, inputs)
@@ -52,7 +54,7 @@ def check_output(
         target = path.resolve()
         if not target.parent.is_dir():
             raise OutputError(f"{option} '{path}': there is no folder '{path.parent}'; create it first.")
-        trial = (target if path.is_dir() else target.parent) / f'.{target.name}.{os.getpid()}.part'
+        trial = part_of(target / target.name if path.is_dir() else target)
         trial.touch()
         trial.unlink()
     except OSError as error:
@@ -63,10 +65,8 @@ def try_to_write(write: Callable[[], str]) -> bool:
     """Print the sentence that `write` gives, or the one that says why it failed; gives whether it worked."""
     try:
         sentence, written = write(), True
-    except OSError as error:
-        sentence, written = f'{error.strerror or error}.', False
-    except ValueError as error:
-        sentence, written = str(error), False
+    except (OSError, ValueError) as error:
+        sentence, written = message_of(error), False
     typer.echo(sentence, err=True)
     return written
 

@@ -1,6 +1,7 @@
 """`align-iqa protocol`: cross-validation of a training file; `align-iqa results`: its results as a page."""
 
 import enum
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +14,17 @@ class Split(str, enum.Enum):  # noqa: UP042  Python 3.10 has no StrEnum
     prompt = 'prompt'
     image = 'image'
     generator = 'generator'
+    ipce = 'ipce'
 
 
 def protocol(
     option: Annotated[Path, typer.Argument(help='Training file (YAML).')],
     split: Annotated[
         Split,
-        typer.Option(help='prompt: no prompt on two sides; image: prompts leak; generator: each one left out in turn.'),
+        typer.Option(
+            help='prompt: no prompt on two sides; image: prompts leak; generator: each one left out in turn; ipce: the folds '
+            'by prompt of IPCE and ACL-IQA, for AGIQA-3K.'
+        ),
     ] = Split.prompt,
     folds: Annotated[str | None, typer.Option(help="'1-3,7', or generators: 'AttnGAN,glide'. All of them by default.")] = None,
     output: Annotated[Path | None, typer.Option(help='Results file; results_NAME_SPLIT.json by default.')] = None,
@@ -39,18 +44,18 @@ def protocol(
 
     try:
         options = read_options(option, changes or ())
-        check_options(options)
-        output = output or Path(f'results_{options["name"]}_{split.value}.json')
+        output = Path(os.path.expanduser(output or f'results_{options["name"]}_{split.value}.json'))
         check_output('--output', output, inputs=[option])
-    except (ValueError, FileNotFoundError) as error:
-        fail('protocol', str(error))
+        check_options(options)
+    except (ValueError, OSError) as error:
+        fail('protocol', error)
 
     import align_iqa_plugin  # noqa: F401  registers, should torch's autoload be switched off
     from align_iqa_plugin.evaluation.protocol import chosen_folds, fold_columns, run_protocol
     from align_iqa_plugin.models.trainer import Interrupted, TrainingError
 
     try:
-        choices = fold_columns(split.value, options['datasets']['train'])
+        choices = fold_columns(split.value, options)
         run_protocol(
             options,
             kind=split.value,
@@ -60,9 +65,9 @@ def protocol(
             report=lambda line: typer.echo(line, err=True),
         )
     except (ValueError, FileNotFoundError) as error:
-        fail('protocol', str(error))
-    except TrainingError as error:
-        stop('protocol', 1, str(error))
+        fail('protocol', error)
+    except (TrainingError, OSError) as error:
+        stop('protocol', 1, error)
     except Interrupted as interrupted:
         stop('protocol', 128 + interrupted.signal, f'{interrupted} The folds before it are in {output}.')
     results([output], output=None)
@@ -76,13 +81,17 @@ def results(
     from align_iqa_plugin.cli.outputs import check_output
     from align_iqa_plugin.evaluation.report import results_page
     from align_iqa_plugin.runtime.atomic import atomic_write
+    from align_iqa_plugin.runtime.errors import printable
 
     try:
         check_output('--output', output, inputs=files)
-        page = results_page(files)
-    except ValueError as error:
-        fail('results', str(error))
+        page = '\n'.join(map(printable, results_page(files).split('\n')))
+    except (ValueError, OSError) as error:
+        fail('results', error)
     if output is None:
         typer.echo(page, nl=False)
-    else:
+        return
+    try:
         atomic_write(output, page.encode())
+    except OSError as error:
+        stop('results', 1, error)

@@ -1,5 +1,6 @@
 """`align-iqa score`: scores images, one row each; an image that cannot be scored gets a row with the reason."""
 
+import os
 import time
 from functools import partial
 from pathlib import Path
@@ -64,12 +65,13 @@ def score(
     Exit status: 0 all images were scored, 1 some were not, 2 the command is
     wrong, 130 stopped by Ctrl-C (what was scored until then is written).
     """
-    images = images or []
+    images, output = images or [], output and Path(os.path.expanduser(output))
     _check_usage(images, prompt, prompts, samples, output, batch_size, weights, engine, workers)
 
+    from align_iqa_plugin.runtime.errors import printable
     from align_iqa_plugin.score.find_images import find_images, sample_rows
     from align_iqa_plugin.score.prompts import add_prompts
-    from align_iqa_plugin.score.write import OUTPUT_ENDINGS, correlation_with_mos, print_rows, printable, write_rows
+    from align_iqa_plugin.score.write import OUTPUT_ENDINGS, correlation_with_mos, print_rows, write_rows
 
     inputs = [*images, prompts, weights]
     try:
@@ -138,7 +140,7 @@ def _check_usage(images, prompt, prompts, samples, output, batch_size, weights, 
         and output
         and output.suffix.lower() in ('.csv', '.json'),
         f'--batch-size must be at least 1, not {batch_size}.': batch_size < 1,
-        f"the weights '{weights}' are not a file.": weights and not weights.is_file(),
+        f"the weights '{weights}' are not a file.": weights and not os.path.isfile(weights),
     }
     for sentence, wrong in problems.items():
         if wrong:

@@ -30,18 +30,20 @@ def train(
     Without --resume an experiment of the same name is renamed. Several GPUs: torchrun --nproc-per-node N -m
     align_iqa_plugin.cli train --opt FILE. Ctrl-C and SIGTERM save before they stop.
     """
+    from align_iqa_plugin.cli.outputs import check_output
     from align_iqa_plugin.models.options import read_options
     from align_iqa_plugin.models.options_check import check_options
     from align_iqa_plugin.models.options_file import write_file
 
     try:
+        check_output('--resolve', resolve, inputs=[option])
         options = read_options(option, changes or ())
         if resolve is not None:
             write_file(options, resolve)
             return
         check_options(options)
     except (ValueError, OSError) as error:
-        _stop(2, str(error))
+        _stop(2, error)
 
     import align_iqa_plugin  # noqa: F401  registers, should torch's autoload be switched off
     from align_iqa_plugin.models import trainer as training
@@ -49,9 +51,9 @@ def train(
     try:
         best = training.train(options, root=Path.cwd(), resume=resume)
     except (ValueError, FileNotFoundError) as error:
-        _stop(2, str(error))
-    except training.TrainingError as error:
-        _stop(1, str(error))
+        _stop(2, error)
+    except (training.TrainingError, OSError) as error:
+        _stop(1, error)
     except training.Interrupted as interrupted:
         _stop(128 + interrupted.signal, str(interrupted))
     # the processes of torchrun no longer belong together here, but they still have their numbers

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from align_iqa_plugin.compare.store import LabelledImage
+from align_iqa_plugin.data.dataset_options import check_dataset_options
 from align_iqa_plugin.data.labels import LabelError, Labels, read_labels
 from align_iqa_plugin.data.releases import find_release
 from align_iqa_plugin.data.splits import content_hashes, phases_of, split_name
@@ -116,6 +117,7 @@ def with_other_prompts(images: Sequence[LabelledImage], *, seed: int) -> list[La
 
 
 def _from_table(options: Mapping) -> list[LabelledImage]:
+    check_dataset_options(options)
     table = options.get('meta_info_file') or options['dataroot_target']
     settings: dict[str, Any] = {
         'images': options.get('dataroot_target'),

@@ -78,7 +78,7 @@ def add_metrics(file: Path) -> list[str]:
 
     options = read_yaml(file)
     for name, config in options.items():
-        network = config.get('metric_opts') if isinstance(config, dict) else None
+        network = config.get('metric_opts')
         if not isinstance(network, dict) or not isinstance(network.get('type'), str) or 'metric_mode' not in config:
             raise ValueError(f"'{file}': {name} needs metric_opts, with the type of the network, and metric_mode.")
     DEFAULT_CONFIGS.update(options)
@@ -98,6 +98,9 @@ def read_yaml(file: Path) -> dict:
     content = parse(text, f"'{file}'")
     if not isinstance(content, dict) or not content:
         raise ValueError(f"'{file}' has no sections, NAME: {{...}}.")
+    for name, section in content.items():
+        if not isinstance(section, dict):
+            raise ValueError(f"'{file}': {name} is {section!r}, not a section of keys.")
     return {str(name): section for name, section in content.items()}
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas
 import torch
 
+from align_iqa_plugin.compare.behaviour import summarise_behaviour
 from align_iqa_plugin.compare.datasets import dataset_options, read_dataset, sample_images, with_other_prompts
 from align_iqa_plugin.compare.metrics import Metric, MetricUnavailable, read_yaml
 from align_iqa_plugin.compare.missing import hub_offline
@@ -25,7 +26,9 @@ from align_iqa_plugin.compare.scoring import Scorer
 from align_iqa_plugin.compare.statistics import summarise
 from align_iqa_plugin.compare.store import LabelledImage, Store
 from align_iqa_plugin.runtime.atomic import atomic_file, atomic_write
+from align_iqa_plugin.runtime.csv_text import csv_text
 from align_iqa_plugin.runtime.devices import processor_name
+from align_iqa_plugin.runtime.lock import lock
 from align_iqa_plugin.runtime.memory import PeakMemory
 from align_iqa_plugin.runtime.ray_workers import Workers
 
@@ -69,7 +72,7 @@ class Comparison:
 
     Args:
         store: where the scores go.
-        datasets: their names in the store.
+        datasets: by their names in the store, the images and copies to score.
         device: where the metrics compute; with a team, where they are loaded only to see whether they can be.
         batch_size: the most images that a metric is given together.
         workers: processes that decode images.
@@ -79,7 +82,7 @@ class Comparison:
     """
 
     store: Store
-    datasets: Sequence[str]
+    datasets: Mapping[str, Sequence[LabelledImage]]
     device: torch.device
     batch_size: int
     workers: int
@@ -88,7 +91,11 @@ class Comparison:
     warn: Callable[[str], None]
 
     def score(self, names: Sequence[str]) -> None:
-        """Score with each metric, if it can be loaded; those with which another process scores come last."""
+        """Score with each metric, if it can be loaded; those with which another process scores come last.
+
+        Afterwards the store has these images, whatever another process gave the data sets meanwhile.
+        """
+        self._put_images()
         waiting, deferred = deque(names), set()
         with ExitStack() as stack:
             while waiting:
@@ -109,6 +116,11 @@ class Comparison:
                         continue
                     del metric
                 self.show(name, done=True)
+        self._put_images()
+
+    def _put_images(self) -> None:
+        for name, images in self.datasets.items():
+            self.store.put_images(name, images)
 
     def _score_with(self, metric: Metric, memory: PeakMemory, *, wait: bool) -> bool:
         """Whether it was done, which it is not where another process scores with the metric and `wait` is false."""
@@ -121,7 +133,7 @@ class Comparison:
                 self.store.put_comparison(dataset, name)
             if self.team:
                 show = partial(self.show, name)
-                score_with_ray(self.team, self.store, self.datasets, configuration, self.batch_size, show)
+                score_with_ray(self.team, self.store, list(self.datasets), configuration, self.batch_size, show)
                 return True
             scorer = Scorer(metric, self.store, batch_size=self.batch_size, workers=self.workers, memory=memory)
             for dataset in self.datasets:
@@ -130,19 +142,44 @@ class Comparison:
             return True
 
 
-def write_results(out: Path, scores: pandas.DataFrame, costs: pandas.DataFrame, provenance: Mapping) -> dict:
+def write_results(
+    out: Path, scores: pandas.DataFrame, copies: pandas.DataFrame, costs: pandas.DataFrame, provenance: Mapping
+) -> dict:
     """Write the score table and, where there are scores, their statistics and the page; gives the statistics.
 
+    Another process that writes results there is waited for.
+
     Args:
-        scores, costs: the tables of a `Store`.
+        scores, copies, costs: the tables of a `Store`.
         provenance: of `provenance_of`.
+
+    Returns:
+        The summary of `statistics.summarise`; data sets with copies have the one of `summarise_behaviour` as 'behaviour'.
+
+    Raises:
+        OSError: a file cannot be written.
     """
-    atomic_write(out / 'scores.csv', scores.to_csv(index=False, lineterminator='\n').encode('utf-8', 'backslashreplace'))
+    with lock(out / '.locks' / 'results', f"'{out}' is being written.", seconds=-1):  # two commands would mix their files
+        return _write_results(out, scores, copies, costs, provenance)
+
+
+def _write_results(
+    out: Path, scores: pandas.DataFrame, copies: pandas.DataFrame, costs: pandas.DataFrame, provenance: Mapping
+) -> dict:
+    for name, table in (('scores.csv', scores), ('behaviour_scores.csv', copies)):
+        if name == 'scores.csv' or len(table):
+            cells = table.astype(object).where(table.notna(), None)
+            text = csv_text([list(table.columns), *cells.itertuples(index=False)])
+            atomic_write(out / name, text.encode('utf-8', 'backslashreplace'))
     if not scores['score'].notna().any():  # else the page comes with this file
-        with atomic_file(out / 'scores.parquet') as part:
-            scores.to_parquet(part, index=False)
+        with atomic_file(out / 'scores.parquet') as part, part.open('wb') as file:
+            scores.to_parquet(file, index=False)
         return {'datasets': {}}
-    summary = summarise(scores, seed=provenance['seed'], resamples=provenance['resamples'])
+    settings = {key: provenance[key] for key in ('seed', 'resamples')}
+    summary = summarise(scores, **settings)
+    for name, rows in copies.groupby('dataset'):
+        behaviour = summarise_behaviour(rows, scores[scores['dataset'] == name], **settings)
+        summary['datasets'][name]['behaviour'] = behaviour
     write_page(out, summary, scores, costs, provenance)
     return summary
 

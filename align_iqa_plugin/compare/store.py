@@ -5,41 +5,7 @@ name, its options, its weights, the version of the code). It is written as soon 
 failure is kept with its reason, and the next run tries again. Processes on one machine may share a database. An index over
 all columns of each table, TABLE_copy, tells a damaged row (`store_check.py`).
 
-The tables, for queries by hand (``sqlite3 DIR/scores.sqlite``); unknown texts are '', unknown numbers NULL:
-
-``images``          the labels: one row for each image of a data set, in the order of `position`
-    dataset, position   the key
-    image, path         its name in the labels, and its file
-    sha256              of the file's bytes; '' where there is no such file, and `problem` then says so
-    prompt, prompt_id, generator, style
-    other_prompt        the prompt of another image, for the control with prompts shuffled; '' where there is none
-    mos, mos_std, mos_align   higher is better: mean and standard deviation of the opinion scores on quality (or whatever is
-                        the main target), and their mean on how well the image shows its prompt
-``configurations``  what a score depends on beside image and prompt
-    configuration       the key: SHA-256 of the next four
-    metric              pyiqa's name
-    options             JSON
-    weights_sha256      of the network's tensors
-    code_version        of this package and of pyiqa
-    score_range, lower_better (0, 1), uses_prompt (0, 1)
-``scores``
-    configuration, sha256, prompt   the key; `prompt` is '' where the metric takes none, or the image has none
-    score               NULL where there is none, and `reason` then says why
-    reason
-    seconds             for this image, without decoding; NULL for the first call of a process, which is slower
-    batch               images in that call
-    device, scored_at   (UTC)
-``metrics``         which configuration of each metric counts at present, and what it costs
-    metric              the key
-    configuration       the one last loaded; NULL if it never was
-    available (0, 1), reason   why it could not be loaded the last time
-    device, decode_seconds (mean for one image), peak_mb (for one image, weights included)
-``comparisons``     (dataset, metric): what was asked for
-``score_table``     a view of all these: a row for each data set, metric and image
-
-For example, the mean score of each generator::
-
-    SELECT metric, generator, avg(score) FROM score_table GROUP BY metric, generator;
+The module `tables` describes its tables.
 """
 
 import hashlib
@@ -53,55 +19,16 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from align_iqa_plugin.compare.store_check import add_copies, check_definitions, check_rows, definitions
+from align_iqa_plugin.compare.store_check import add_copies, check_definitions, check_rows, definitions, drop_copies
+from align_iqa_plugin.compare.tables import FROM_LAYOUT_1, FROM_LAYOUT_2, LAYOUT, NOT_SCORED, TABLES, VIEWS
 
 if TYPE_CHECKING:
     import pandas
 
 BUSY_SECONDS = 60  # how long a process waits for another one's writing, which takes milliseconds
-LAYOUT = 2  # of the tables below, as PRAGMA user_version; in 1, of version 0.3.0, images.problem had another name
-
 WAY_OUT = (
     'because it is damaged, or no database: put back a copy of it, or move it away, and the command computes its scores again'
 )
-
-_TABLES = """
-CREATE TABLE images (
-    dataset TEXT, position INTEGER, image TEXT, path TEXT, sha256 TEXT, prompt TEXT, prompt_id TEXT, generator TEXT, style TEXT,
-    mos REAL, mos_std REAL, mos_align REAL, other_prompt TEXT, problem TEXT,
-    PRIMARY KEY (dataset, position)
-);
-CREATE TABLE configurations (
-    configuration TEXT PRIMARY KEY, metric TEXT, options TEXT, weights_sha256 TEXT, code_version TEXT, score_range TEXT,
-    lower_better INTEGER, uses_prompt INTEGER
-);
-CREATE TABLE scores (
-    configuration TEXT, sha256 TEXT, prompt TEXT, score REAL, reason TEXT, seconds REAL, batch INTEGER, device TEXT,
-    scored_at TEXT DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ')),
-    PRIMARY KEY (configuration, sha256, prompt)
-) WITHOUT ROWID;
-CREATE TABLE metrics (
-    metric TEXT PRIMARY KEY, configuration TEXT, available INTEGER, reason TEXT, device TEXT, decode_seconds REAL, peak_mb REAL
-);
-CREATE TABLE comparisons (dataset TEXT, metric TEXT, PRIMARY KEY (dataset, metric)) WITHOUT ROWID;
-"""
-_VIEW = """
-CREATE VIEW score_table AS
-SELECT
-    images.dataset, metrics.metric, images.image, images.path, images.sha256, images.prompt, images.prompt_id, images.generator,
-    images.style, images.mos, images.mos_std, images.mos_align, own.score,
-    CASE WHEN problem != '' THEN problem WHEN own.configuration IS NULL THEN 'is not scored yet.' ELSE own.reason END AS reason,
-    lower_better, uses_prompt, other.score AS shuffled_score, own.seconds
-FROM comparisons JOIN images USING (dataset) JOIN metrics USING (metric) JOIN configurations USING (configuration)
-LEFT JOIN scores AS own
-    ON own.configuration = metrics.configuration AND own.sha256 = images.sha256
-    AND own.prompt = CASE WHEN uses_prompt THEN images.prompt ELSE '' END
-LEFT JOIN scores AS other
-    ON uses_prompt AND other_prompt != ''
-    AND other.configuration = metrics.configuration AND other.sha256 = images.sha256 AND other.prompt = other_prompt
-ORDER BY images.dataset, metrics.metric, images.position;
-"""
-_FROM_LAYOUT_1 = f'DROP VIEW score_table; ALTER TABLE images RENAME COLUMN fault TO problem; {_VIEW}'
 
 
 class StoreError(Exception):
@@ -110,7 +37,7 @@ class StoreError(Exception):
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """One image of a data set; the fields are the columns of the table `images` from `image` on."""
+    """One image of a data set, or a copy; the fields are the columns of the table `images` from `image` on."""
 
     image: str
     path: str
@@ -124,6 +51,8 @@ class LabelledImage:
     mos_align: float = float('nan')
     other_prompt: str = ''
     problem: str = ''
+    copy: str = ''
+    level: int = 0
 
 
 @dataclass(frozen=True)
@@ -167,9 +96,9 @@ class Result:
 
 
 class Store:
-    """The database in a file; see the module's docstring for its tables.
+    """The database in a file; see `tables` for what is in it.
 
-    It is created if there is none, and one of version 0.3.0 is brought to the present layout. It is checked when it is opened:
+    It is created if there is none, and one of an earlier layout is brought to the present one. It is checked when it is opened:
     a damaged one is not read.
 
     Raises:
@@ -202,16 +131,17 @@ class Store:
         check_rows(self._database, self.path.stat().st_size if self.path.exists() else 0)
         (layout,) = self._database.execute('PRAGMA user_version').fetchone()
         (tables,) = self._database.execute('SELECT count(*) FROM sqlite_master').fetchone()
-        if layout not in ((1, LAYOUT) if tables else (0,)):
+        if layout not in ((1, 2, LAYOUT) if tables else (0,)):
             raise StoreError(f"'{self.path}' is not a database of this version: choose another folder.")
         self._database.execute('PRAGMA journal_mode = WAL')
         self._database.execute('PRAGMA synchronous = NORMAL')
         if layout != LAYOUT:
-            change = _FROM_LAYOUT_1 if tables else f'{_TABLES}{_VIEW}'
-            self._database.executescript(f'BEGIN IMMEDIATE; {change} PRAGMA user_version = {LAYOUT}; COMMIT;')
+            change = {0: f'{TABLES}{VIEWS}', 1: FROM_LAYOUT_1, 2: FROM_LAYOUT_2}[layout]
+            old = drop_copies(self._database)
+            self._database.executescript(f'BEGIN IMMEDIATE; {old} {change} PRAGMA user_version = {LAYOUT}; COMMIT;')
         add_copies(self._database)
         with closing(sqlite3.connect(':memory:')) as fresh:
-            fresh.executescript(f'{_TABLES}{_VIEW}')
+            fresh.executescript(f'{TABLES}{VIEWS}')
             add_copies(fresh)
             check_definitions(self._database, definitions(fresh))
 
@@ -258,7 +188,7 @@ class Store:
             lock.release()
 
     def put_images(self, dataset: str, images: Sequence[LabelledImage]) -> None:
-        """Replace the labels of a data set; scores are kept, since they belong to the images' contents."""
+        """Replace the labels of a data set, and its copies; scores are kept, since they belong to the images' contents."""
         marks = ', '.join('?' * (2 + len(fields(LabelledImage))))
         with self._writing() as database:
             database.execute('DELETE FROM images WHERE dataset = ?', [dataset])
@@ -309,7 +239,7 @@ class Store:
             database.execute('INSERT OR IGNORE INTO comparisons VALUES (?, ?)', [dataset, metric])
 
     def pending(self, dataset: str, configuration: Configuration) -> list[Pending]:
-        """The images of a data set that have no score of this configuration yet, each content once, in their order."""
+        """The images and copies of a data set that lack a score of this configuration, each content once, in their order."""
         wanted = (
             "SELECT sha256, path, position, 0 AS shuffled, '' AS prompt FROM images WHERE dataset = :dataset AND problem = ''"
         )
@@ -362,16 +292,28 @@ class Store:
         """
         return self._table('SELECT * FROM score_table')
 
+    def copy_table(self) -> 'pandas.DataFrame':
+        """A row for each data set, metric and copy, with the images of the sample as copies named 'original'.
+
+        Metrics that were not asked to score the copies of a data set are left out. Columns: dataset, metric, image and prompt
+        (of the image that was copied; '' for none), copy, level, path (the URI of the copy), sha256, score, reason,
+        lower_better, uses_prompt; missing values as in `score_table`.
+        """
+        table = self._table('SELECT * FROM copy_table')
+        tried = (table['copy'] != 'original') & (table['reason'] != NOT_SCORED)
+        return table[tried.groupby([table['dataset'], table['metric']]).transform('any')].reset_index(drop=True)
+
     def metric_table(self) -> 'pandas.DataFrame':
         """A row for each metric that was asked for.
 
-        Columns: metric, available, reason, score_range, device, seconds (mean for one image, warm, without decoding),
-        decode_seconds, peak_mb, options (JSON), weights_sha256, code_version, lower_better, uses_prompt.
+        Columns: metric, available, reason, score_range, device, seconds (mean for one image of the data sets, warm, without
+        decoding), decode_seconds, peak_mb, options (JSON), weights_sha256, code_version, lower_better, uses_prompt.
         """
         return self._table(
             "SELECT metric, available, reason, coalesce(score_range, '') AS score_range, device, "
             '(SELECT avg(seconds) FROM scores WHERE scores.configuration = metrics.configuration '
-            'AND scores.device = metrics.device) AS seconds, '
+            'AND scores.device = metrics.device '
+            "AND scores.sha256 IN (SELECT sha256 FROM images WHERE copy = '')) AS seconds, "
             "decode_seconds, peak_mb, coalesce(options, '{}') AS options, coalesce(weights_sha256, '') AS weights_sha256, "
             "coalesce(code_version, '') AS code_version, coalesce(lower_better, 0) AS lower_better, "
             'coalesce(uses_prompt, 0) AS uses_prompt '

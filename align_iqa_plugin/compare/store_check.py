@@ -15,6 +15,12 @@ def add_copies(database: sqlite3.Connection) -> None:
         database.execute(f'CREATE INDEX IF NOT EXISTS {table}_copy ON {table} ({", ".join(reversed(columns))})')
 
 
+def drop_copies(database: sqlite3.Connection) -> str:
+    """SQL that takes the indexes of `add_copies` away, before a table gets other columns."""
+    indexes = database.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND name = tbl_name || '_copy'").fetchall()
+    return ' '.join(f'DROP INDEX {name};' for (name,) in indexes)
+
+
 def check_rows(database: sqlite3.Connection, size: int) -> None:
     """sqlite3.DatabaseError where a row differs from its copy, or the file's structure is damaged.
 

@@ -5,9 +5,10 @@ and a check that finds every problem of the data before the first step of a trai
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
+from PIL import Image
 from pyiqa.data.base_iqa_dataset import BaseIQADataset
 
 from align_iqa_plugin.data.dataset_options import KEEP_SIZE, check_dataset_options
@@ -115,8 +116,12 @@ class AIGCIQADataset(BaseIQADataset):
         """Do nothing: `init_path_mos` has chosen the rows already, so that only images of the phase are opened."""
 
     def __getitem__(self, index: int) -> dict:
+        return self.sample(index)
+
+    def sample(self, index: int, change: Callable[[Image.Image], Image.Image] | None = None) -> dict:
+        """A sample, of which the picture may be changed after it was read."""
         labels = self.labels(index)
-        image = self.trans(read_resized(labels['img_path'], self.opt.get('input_size'))) * self.img_range
+        image = self.trans(read_resized(labels['img_path'], self.opt.get('input_size'), change)) * self.img_range
         prompted = self.opt.get('prompts_with_images')
         return {'img': PromptedTensor(image, [labels['prompt']]) if prompted else image, **labels}
 
@@ -132,8 +137,7 @@ class AIGCIQADataset(BaseIQADataset):
             'img_path': path,
         }
 
-    @property
-    def view(self) -> str:
+    def view(self, index: int) -> str:
         """What, beside its file, decides how an image without augmentation looks."""
         return f'{self.opt.get("input_size")} {self.img_range}'
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from align_iqa_plugin.data.copies import is_copy, read_copy
 from align_iqa_plugin.data.images import DIED, ImageError, read_image
 from align_iqa_plugin.runtime.worker_pool import map_in_processes
 
@@ -17,7 +18,7 @@ class Decoded:
 
     pixels: np.ndarray | None = None  # (h, w, 3), 8 bits
     full_size: tuple[int, int] | None = None  # width and height in the file; `pixels` of a huge image are averaged down
-    seconds: float | None = None  # that reading took
+    seconds: float | None = None  # that reading took; None for a copy (copies.py), which is made
     reason: str = ''
 
 
@@ -25,7 +26,7 @@ def decode(paths: Sequence[str | Path], workers: int = 0) -> Iterator[Decoded]:
     """Each image, in order; one that cannot be read, or that ends the process that reads it, has a reason instead of pixels.
 
     Args:
-        paths: of the images, or their URIs.
+        paths: of the images, or their URIs, those of copies (copies.py) too.
         workers: processes that decode; with 0, this process does, and an image that crashes its decoder ends it.
     """
     if not workers:
@@ -38,7 +39,8 @@ def decode(paths: Sequence[str | Path], workers: int = 0) -> Iterator[Decoded]:
 def _read(path: str | Path) -> Decoded:
     start = time.perf_counter()
     try:
-        image = read_image(path)
+        image = read_copy(str(path)) if is_copy(path) else read_image(path)
     except ImageError as error:
         return Decoded(reason=str(error).removeprefix(f"'{path}' "))
-    return Decoded(np.array(image), image.info['full_size'], time.perf_counter() - start)
+    seconds = None if is_copy(path) else time.perf_counter() - start  # to make a copy takes longer than to read a file
+    return Decoded(np.array(image), image.info['full_size'], seconds)

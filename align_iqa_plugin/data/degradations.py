@@ -4,7 +4,7 @@ A metric of quality falls when a picture is degraded, and further at each level;
 hardly see. Neither needs a rating, so both can be tested on any pictures (`align-iqa compare --behaviour`) and trained on.
 
 Kinds and levels are ours, after the usual distortion databases (KADID-10k has blur, compression, noise, contrast and others at
-five levels). Lengths are in pixels of a picture of 512 x 512, and grow with the square root of its area.
+five levels). Lengths are in pixels; in a picture of more than 512 x 512 they grow with the square root of its area.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,8 +31,7 @@ LEVELS: Mapping[str, tuple[float, ...]] = MappingProxyType(
 - blur: standard deviation of a Gaussian blur, in pixels.
 - jpeg: quality of a JPEG file, 0 to 100.
 - noise: standard deviation of Gaussian noise in every channel, of 255.
-- resize: the factor by which the picture is made smaller (bicubic, antialiased) and then larger again; larger for a picture of
-  more than 512 x 512 pixels, not smaller for one of fewer.
+- resize: the factor by which the picture is made smaller (bicubic, antialiased) and then larger again.
 - contrast: the factor of the distance of each pixel to the picture's mean gray.
 """
 
@@ -74,7 +73,7 @@ def _noise(image: Image.Image, sigma: float, generator: np.random.Generator) -> 
 
 
 def _resize(image: Image.Image, factor: float, generator: np.random.Generator) -> Image.Image:
-    factor *= max(1.0, _scale(image))
+    factor *= _scale(image)
     small = (max(1, round(image.width / factor)), max(1, round(image.height / factor)))
     return image.resize(small, Image.Resampling.BICUBIC).resize(image.size, Image.Resampling.BICUBIC)
 
@@ -85,8 +84,8 @@ def _contrast(image: Image.Image, factor: float, generator: np.random.Generator)
 
 
 def _scale(image: Image.Image) -> float:
-    """Side of a square of the picture's area, in units of 512 pixels."""
-    return sqrt(image.width * image.height) / 512
+    """Side of a square of the picture's area, in units of 512 pixels, but at least 1."""
+    return max(1.0, sqrt(image.width * image.height) / 512)
 
 
 _DEGRADATIONS: Mapping[str, Callable[[Image.Image, float, np.random.Generator], Image.Image]] = {
@@ -124,3 +123,13 @@ CHANGES: Mapping[str, Callable[[Image.Image], Image.Image]] = MappingProxyType(
     }
 )
 """By name, changes after which people would rate a picture nearly the same; 'gray' and 'x 2' the least so."""
+
+BLANKS = ('black', 'white', 'uniform noise')
+"""Pictures of nothing, which no real picture should score below."""
+
+
+def blank(size: tuple[int, int], kind: str, seed: int = 0) -> Image.Image:
+    """A picture of nothing: one of `BLANKS`, of (width, height) pixels; the seed is that of the noise."""
+    if kind == 'uniform noise':
+        return Image.fromarray(np.random.default_rng(seed).integers(256, size=(size[1], size[0], 3), dtype=np.uint8))
+    return Image.new('RGB', size, kind)

@@ -63,7 +63,7 @@ class FeatureCache:
     def _file(self, path: str, view: str) -> Path:
         stat = os.stat(path)
         name = f'{self.key} {view} {os.path.realpath(path)} {stat.st_size} {stat.st_mtime_ns}'
-        return self.folder / f'{hashlib.sha256(name.encode()).hexdigest()[:32]}.npy'
+        return self.folder / f'{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.npy'
 
 
 def has_frozen_features(network: AlignIQA) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 
-from align_iqa_plugin.data.tables import TableError, list_problems, read_table
+from align_iqa_plugin.data.tables import TableError, find_file, list_problems, read_table
 from align_iqa_plugin.data.uris import is_uri
 
 IMAGE_COLUMNS = ('image', 'name')
@@ -38,4 +38,6 @@ def read_image_table(source: str) -> list[tuple[str, str | None]]:
 def _in_folder(folder: str, image: str) -> str:
     if is_uri(image) or os.path.isabs(image):
         return image
-    return f'{folder}/{image}' if is_uri(folder) else os.path.join(folder, image)
+    if is_uri(folder):
+        return f'{folder}/{image}'
+    return find_file(folder, image) or os.path.join(folder, image)

@@ -1,19 +1,23 @@
-"""Reads a picture of any common kind into the form that the network expects: 8-bit RGB, upright, on white.
+"""Reads a picture into the form that the network expects: 8-bit RGB, upright, on white.
 
-The file's content decides its format, not its name. Colour profiles are not applied, as nowhere in pyiqa.
+JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, JPEG 2000 and PNM are read, and with a package more HEIF (HEIC) and JPEG XL. The file's
+content decides its format, not its name. Colour profiles are not applied, as nowhere in pyiqa.
 """
 
+import re
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from importlib import import_module
 from io import BytesIO
 from math import ceil, prod, sqrt
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, features
 
 from align_iqa_plugin.data.uris import is_uri, read_uri
 
@@ -21,9 +25,9 @@ T = TypeVar('T')
 
 ENDINGS = {
     *('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.avif', '.gif', '.bmp', '.tif', '.tiff'),
-    *('.jp2', '.j2k', '.ppm', '.pgm', '.pbm', '.pnm'),
+    *('.jp2', '.j2k', '.ppm', '.pgm', '.pbm', '.pnm', '.heic', '.heif', '.hif', '.jxl'),
 }
-"""What image files are usually called, in lower case: which files of a folder are pictures."""
+"""What image files are usually called, in lower case: which files of a folder are pictures, also those that need a package."""
 
 MAX_PIXELS = 2**29
 """Largest picture that is read, in pixels. Pillow holds up to 4 bytes a pixel while it decodes, so this is 2 GiB for a
@@ -44,6 +48,14 @@ PATCH_SIZE = 16  # pixels; a network of other patches resizes an image that is n
 
 # Only formats that Pillow decodes by itself: its EPS reader, for one, would run Ghostscript on a stranger's file.
 _FORMATS = ('JPEG', 'PNG', 'WEBP', 'AVIF', 'GIF', 'BMP', 'TIFF', 'JPEG2000', 'PPM')
+# Formats that a package adds to Pillow: its module, and the extra of ours that installs it
+_ADDED_FORMATS = {'HEIF': ('pillow_heif', 'heif'), 'JXL': ('pillow_jxl', 'jxl')}
+# What a file begins with, after the size of its first box
+_BEGINNINGS = {
+    'HEIF': re.compile(rb'....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)', re.DOTALL),
+    'JXL': re.compile(rb'\xff\x0a|....JXL ', re.DOTALL),
+    'AVIF': re.compile(rb'....ftypavi[fs]', re.DOTALL),
+}
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -60,24 +72,26 @@ class ImageError(ValueError):
     """A picture that cannot be read. The message is one sentence that names the file and the reason."""
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(source: str | Path | bytes | Image.Image) -> Image.Image:
     """The picture: mode 'RGB', upright by its EXIF, transparent parts on white, the first frame of several.
 
     16-bit grey is scaled to 8 bits, CMYK and palettes are converted. A picture of more than `MAX_KEPT_PIXELS` is
     averaged down by the same whole number on both sides. `image.info['full_size']` is (width, height) before that.
 
     Args:
-        path: of the file, or its URI (uris.py).
+        source: the path of the file or its URI (uris.py), the file's content, or what Pillow has opened, which is not changed.
 
     Raises:
         ImageError: there is no such file, it is no picture, it is damaged, or it has more than `MAX_PIXELS` pixels.
+
+    >>> read_image(Image.new('LA', (40, 30), (0, 0))).getpixel((0, 0))  # transparent
+    (255, 255, 255)
     """
+    path = _name(source)
     try:
-        return _read(path)
+        return _read(source)
     except _Reason as reason:
         raise ImageError(f"'{path}' {reason}.") from None
-    except Image.UnidentifiedImageError:
-        raise ImageError(f"'{path}' is not a picture in a known format ({', '.join(_FORMATS)}).") from None
     except Image.DecompressionBombError:
         raise ImageError(f"'{path}' has more than {MAX_PIXELS:,} pixels; make it smaller.") from None
     except MemoryError:
@@ -90,18 +104,25 @@ def read_image(path: str | Path) -> Image.Image:
         raise ImageError(f"'{path}' is damaged or of an unknown kind: {damage}.") from error
 
 
-def read_resized(path: str | Path, input_size: int | Sequence[int] | None) -> Image.Image:
+def read_resized(
+    path: str | Path,
+    input_size: int | Sequence[int] | None,
+    change: Callable[[Image.Image], Image.Image] | None = None,
+) -> Image.Image:
     """The picture as `read_image` gives it, at the size that a network expects.
 
     Args:
         path: of the file, or its URI.
         input_size: a number gives the area of its square and keeps the aspect ratio, as the network itself resizes; a pair
             gives that height and width, whatever the aspect ratio; None keeps the size.
+        change: of the picture before it is resized, such as one of `degradations.py`.
 
     Raises:
         ImageError: it cannot be read.
     """
     image = read_image(path)
+    if change is not None:
+        image = change(image)
     if input_size is None:
         return image
     from torchvision.transforms.functional import to_tensor
@@ -161,7 +182,18 @@ def _pillow_settings():
             Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _file(path: str | Path) -> Path | BytesIO:
+def _name(source: str | Path | bytes | Image.Image) -> str | Path:
+    """What errors call it."""
+    if isinstance(source, Image.Image):
+        return getattr(source, 'filename', '') or 'a picture of Pillow'
+    return 'a picture in bytes' if isinstance(source, bytes) else source
+
+
+def _file(path: str | Path | bytes) -> Path | BytesIO:
+    if isinstance(path, bytes):
+        if not path:
+            raise _Reason('is empty (0 bytes)')
+        return BytesIO(path)
     if is_uri(path):
         try:
             content = read_uri(path)
@@ -182,26 +214,59 @@ def _file(path: str | Path) -> Path | BytesIO:
     return path
 
 
-def _read(path: str | Path) -> Image.Image:
-    file = _file(path)
-    with _pillow_settings(), Image.open(file, formats=_FORMATS) as opened:
+def _read(source: str | Path | bytes | Image.Image) -> Image.Image:
+    if isinstance(source, Image.Image):
+        with _pillow_settings():
+            return _upright_rgb(source, source.size)
+    file = _file(source)
+    with _pillow_settings(), _open(file) as opened:
         full_size = opened.size
         factor = _reduction(full_size)
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size straight away; the other formats ignore this.
         opened.draft(None, (ceil(full_size[0] / factor), ceil(full_size[1] / factor)))
-        opened.load()
-        # After load(): a PNG may carry its EXIF behind the pixels, and a TIFF is upright, its mark removed, by then.
-        try:
-            orientation = opened.getexif().get(ExifTags.Base.Orientation)
-        except Exception:  # whatever a damaged EXIF raises: the pixels are sound, so the picture is taken as it lies
-            orientation = None
-        image = _rgb(opened, _reduction(opened.size))
+        return _upright_rgb(opened, full_size)
+
+
+def _upright_rgb(opened: Image.Image, full_size: tuple[int, int]) -> Image.Image:
+    opened.load()
+    # After load(): a PNG may carry its EXIF behind the pixels, and a TIFF is upright, its mark removed, by then.
+    try:
+        orientation = opened.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # whatever a damaged EXIF raises: the pixels are sound, so the picture is taken as it lies
+        orientation = None
+    image = _rgb(opened, _reduction(opened.size))
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
         if orientation >= 5:
             full_size = full_size[::-1]
     image.info['full_size'] = full_size
     return image
+
+
+def _open(file: Path | BytesIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=_formats())
+    except Image.UnidentifiedImageError:
+        content = file.getvalue() if isinstance(file, BytesIO) else file.read_bytes()
+        name = next((name for name, beginning in _BEGINNINGS.items() if beginning.match(content)), None)
+        if name in _ADDED_FORMATS and name not in _formats():
+            extra = _ADDED_FORMATS[name][1]
+            raise _Reason(f"is in {name}, which needs a package: pip install 'align-iqa-plugin[{extra}]'") from None
+        if name == 'AVIF' and not features.check('avif'):
+            raise _Reason('is in AVIF, which this build of Pillow does not read: pip install --upgrade pillow') from None
+        raise _Reason(f'is not a picture in a known format ({", ".join(_formats())})') from None
+
+
+@lru_cache
+def _formats() -> tuple[str, ...]:
+    """The formats that can be read here."""
+    added = []
+    for name, (module, _) in _ADDED_FORMATS.items():
+        with suppress(ImportError):
+            plugin = import_module(module)  # pillow_jxl adds its format then, pillow_heif by a function
+            getattr(plugin, 'register_heif_opener', bool)()
+            added.append(name)
+    return (*_FORMATS, *added)
 
 
 def _reduction(size: tuple[int, int]) -> int:

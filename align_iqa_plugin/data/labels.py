@@ -4,18 +4,19 @@ One reader serves a data set's folder as released, any table whose columns are n
 first, score second, by position).
 """
 
-import csv
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from align_iqa_plugin.data.release_tables import columns_in_names, read_release_table
 from align_iqa_plugin.data.releases import Release
-from align_iqa_plugin.data.tables import Table, TableError, list_problems
+from align_iqa_plugin.data.tables import Table, TableError, find_file, list_problems
 from align_iqa_plugin.data.uris import is_uri
-from align_iqa_plugin.runtime.atomic import atomic_file
+from align_iqa_plugin.runtime.atomic import atomic_write
+from align_iqa_plugin.runtime.csv_text import csv_text
 
 WRONG_FOLDER = 20  # more missing images than this, and none found: one problem, that of the folder
 
@@ -29,12 +30,12 @@ class Row:
     """One image of a label table.
 
     Attributes:
-        number: the row in a spreadsheet, where the header is row 1.
+        number: the row in a spreadsheet, where the header is row 1; a `FurtherRow` in the second table of a release.
         path: the image file, which existed when the table was read, or a URI.
         score: the score, NaN where the cell is a problem.
         prompt: the text as it stands in the file, '' where there is none.
         further_scores: the further scores, in the order of their columns; NaN where the cell is empty, or a problem.
-        cells: every cell of the row, as text.
+        cells: every cell of the row, as text; in a release, an image's name is spelt as its file's.
     """
 
     number: int
@@ -104,7 +105,7 @@ def read_labels(
     """Read a label table and look for every image, without opening it.
 
     Args:
-        data: the table (.csv in UTF-8, .xlsx, .parquet), or the folder of a release, or one that holds a `data.csv`.
+        data: the table (.csv, .xlsx, .parquet), or the folder of a release, or one that holds a `data.csv`.
         release: the name of the release (see `releases.py`); by default it is recognized by its files and columns.
         images: the folder of the images; by default the table's. Each image is looked for there, then in its `images/`,
             then in the release's folder for images.
@@ -124,7 +125,7 @@ def read_labels(
         LabelError: there is no table to read: no file, no such column, or no rows; or it is not of this release.
     """
     try:
-        table, known = read_release_table(Path(data).expanduser(), release)
+        table, known = read_release_table(Path(os.path.expanduser(data)), release)
         _check_header(table)
         image_column, score_column, prompt_column = _columns(table, known, image_column, score_column, prompt_column)
         ranges = {name: bounds for name, bounds in known.score_ranges.items() if bounds} if known else {}
@@ -135,10 +136,12 @@ def read_labels(
         prompts = table.column(prompt_column) if prompt_column else [''] * len(names)
     except TableError as error:
         raise LabelError(str(error)) from error
-    added = columns_in_names(known, table.header, names)
-
     source = Path(table.source)
-    folders = _image_folders(Path(images).expanduser() if images else source.parent, known)
+    folders = _image_folders(Path(os.path.expanduser(images)) if images else source.parent, known)
+    if known:
+        names = _spelt_as_files(names, folders)
+    added = columns_in_names(known, table.header, [name.replace('\\', '/') for name in names])
+    image_position = table.position(image_column)
     rows, problems, missing, rows_without_image = [], list(table.problems), [], []
     seen: dict[tuple[str, str], int] = {}  # the first row of an image and prompt
     for position, (number, cells) in enumerate(table.rows):
@@ -150,12 +153,13 @@ def read_labels(
             numbers.append(score)
             if problem:
                 problems.append((number, f'{image}: {problem}'))
-        first = seen.setdefault((image, prompt), number)
+        first = seen.setdefault((image, prompt if prompt.strip() else ''), number)
         if first != number:
             problems.append((number, f'{image}: the same image and prompt as in row {first}.'))
         path = image if uris and is_uri(image) else _find_image(image, folders)
         further = (column[position] for column in added.values())
-        row = Row(number, path, numbers[0], prompt, tuple(numbers[1:]), (*cells, *further))
+        own = (*cells[:image_position], image, *cells[image_position + 1 :])
+        row = Row(number, path, numbers[0], prompt, tuple(numbers[1:]), (*own, *further))
         if path:
             rows.append(row)
         else:
@@ -198,22 +202,20 @@ def write_labels(labels: Labels, further_columns: Mapping[str, Sequence[str]], o
         LabelError: the table has a column of a further column's name already, `output` is the table's own file, or it
             cannot be written.
     """
-    output = Path(output).expanduser()
+    output = Path(os.path.expanduser(output))
     for name in further_columns:
         if name in labels.header:
             raise LabelError(f"'{labels.source}' has a column {name!r} already: remove it, or choose another name.")
-    if output.resolve() == labels.source.resolve():
+    tables = [labels.source, *(labels.source.parent / table for table in (labels.release.tables if labels.release else ()))]
+    if output.resolve() in [table.resolve() for table in tables]:
         raise LabelError(f"'{output}' is the table that is read: write to another file.")
     first = [labels.image_column, labels.score_column, labels.prompt_column, 'prompt_id', 'generator']
     first += labels.release.score_ranges if labels.release else []
     header = list(dict.fromkeys([*(name for name in first if name in labels.header), *labels.header]))
     columns = [labels.column(name) for name in header] + list(further_columns.values())
     try:
-        with atomic_file(output) as part, part.open('w', encoding='utf-8', newline='') as file:
-            # CRLF line ends: with another one, Python 3.12 and older leave a lone carriage return in a cell unquoted
-            writer = csv.writer(file, lineterminator='\r\n')
-            writer.writerow([*header, *further_columns])
-            writer.writerows(zip(*columns, strict=True))
+        text = csv_text([[*header, *further_columns], *zip(*columns, strict=True)])
+        atomic_write(output, text.encode())
     except OSError as error:
         raise LabelError(f'{error.strerror}.') from error
 
@@ -222,7 +224,7 @@ def _check_header(table: Table) -> None:
     header = table.header
     if len(header) < 2:
         raise TableError(
-            f"'{table.source}' has one column only ({', '.join(header)}): image and score are needed, with commas."
+            f"'{table.source}' has one column only ({', '.join(header)}): image and score are needed, with a comma between."
         )
     for name in header:
         table.position(name)  # raises where there are two of them
@@ -250,7 +252,21 @@ def _image_folders(folder: Path, release: Release | None) -> list[Path]:
 
 def _find_image(image: str, folders: Sequence[Path]) -> str:
     """The path of an image, '' if it is in none of the folders."""
-    return next((str(folder / image) for folder in folders if image and os.path.isfile(folder / image)), '')
+    return next(filter(None, (find_file(folder, image) for folder in folders)), '')
+
+
+def _spelt_as_files(images: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """The names of images; one that differs from a single file's in the case of its letters alone becomes the file's."""
+    missing = {image for image in images if not _find_image(image, folders)}
+    if not missing:
+        return list(images)
+    spellings: dict[str, set[str]] = {}
+    for folder in folders:
+        for name in os.listdir(folder) if folder.is_dir() else ():
+            spellings.setdefault(name.casefold(), set()).add(name)
+    found = {image: spellings.get(image.casefold(), set()) for image in missing}
+    renamed = {image: name for image, names in found.items() if len(names) == 1 for name in names}
+    return [renamed.get(image, image) for image in images]
 
 
 def _in_words(folders: Sequence[Path]) -> str:
@@ -265,6 +281,8 @@ def _score(cell: str, name: str, allowed: tuple[float, float] | None, *, optiona
         score = float(cell) if '_' not in cell else math.nan  # Python alone reads 1_000 as a number
     except ValueError:
         score = math.nan
+    if re.fullmatch(r'\s*[+-]?\d+,\d+\s*', cell):
+        return math.nan, f'{name} is {cell!r}, with a comma: write {cell.strip().replace(",", ".")}.'
     if not math.isfinite(score):
         return math.nan, f'{name} is {cell!r}, not a finite number.'
     if allowed and not allowed[0] <= score <= allowed[1]:

@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from align_iqa_plugin.data.releases import RELEASES, Order, Release, find_release
-from align_iqa_plugin.data.tables import Table, TableError, read_table
+from align_iqa_plugin.data.tables import Table, TableError, put_below, read_table
 
 
 def read_release_table(data: Path, name: str | None) -> tuple[Table, Release | None]:
     """The table of labels of a data set, and the release that it belongs to, None if it is none of those known.
 
-    The columns of a release have its own spelling, whatever the case of their letters, and that of the prompts is `prompt`.
+    The columns of a release have its own spelling, whatever the case of their letters, and that of the prompts is `prompt`. A
+    release with a table of its official test images has a column `phase`, with train or test in each row. Its folder stands
+    for both tables, and each table for itself.
 
     Args:
         data: the table, the folder of a release, or one that holds a `data.csv`.
@@ -32,13 +34,13 @@ def read_release_table(data: Path, name: str | None) -> tuple[Table, Release | N
         release = release or _recognize(source, table)
     if release is None:
         return table, None
-    missing = _missing_columns(release, table.header)
-    if missing:
-        raise TableError(f"'{source}' is no table of {release.name}: it has no column {', '.join(map(repr, missing))}.")
-    spelling = {name.casefold(): name for name in release.header}
-    if release.prompt_column:
-        spelling[release.prompt_column.casefold()] = 'prompt'
-    return replace(table, header=tuple(spelling.get(name.casefold(), name) for name in table.header)), release
+    table = _in_release_spelling(table, release)
+    if release.test_table and source.name in release.tables:
+        table = _with_phase(table, 'test' if source.name == release.test_table else 'train')
+        if data.is_dir():
+            test_table = _in_release_spelling(read_table(data / release.test_table), release)
+            table = put_below(table, _with_phase(test_table, 'test'))
+    return table, release
 
 
 def columns_in_names(release: Release | None, header: Sequence[str], images: Sequence[str]) -> dict[str, list[str]]:
@@ -77,11 +79,25 @@ def _find_table(data: Path, name: str | None) -> tuple[Path, Release | None]:
 def _recognize(source: Path, table: Table) -> Release | None:
     for release in RELEASES:
         fits = release.header and not _missing_columns(release, table.header)
-        named = release.distinctive or source.name == Path(release.table).name
+        named = release.distinctive or source.name in release.tables
         begins = release.first_image is None or [cells[0] for _, cells in table.rows[:1]] in ([], [release.first_image])
         if fits and named and begins:
             return release
     return None
+
+
+def _in_release_spelling(table: Table, release: Release) -> Table:
+    missing = _missing_columns(release, table.header)
+    if missing:
+        raise TableError(f"'{table.source}' is no table of {release.name}: it has no column {', '.join(map(repr, missing))}.")
+    spelling = {name.casefold(): name for name in release.header}
+    if release.prompt_column:
+        spelling[release.prompt_column.casefold()] = 'prompt'
+    return replace(table, header=tuple(spelling.get(name.casefold(), name) for name in table.header))
+
+
+def _with_phase(table: Table, phase: str) -> Table:
+    return replace(table, header=(*table.header, 'phase'), rows=[(number, [*cells, phase]) for number, cells in table.rows])
 
 
 def _missing_columns(release: Release, header: Sequence[str]) -> list[str]:

@@ -39,7 +39,8 @@ class Release:
     Attributes:
         name: as its authors write it.
         table: the file of the labels, in the folder of the release.
-        header: the columns of the table, whatever the case of their letters; it may have others as well.
+        test_table: the file of the official test images' labels, where `table` has those of the training images alone.
+        header: the columns of the tables, whatever the case of their letters; they may have others as well.
         image_column, prompt_column: two of these; prompts are in a column `prompt` once read. None without prompts.
         score_ranges: lowest and highest value of each score column, None where it is not known; the first is the main score.
         image_folder: the folder of the images, in the folder of the release.
@@ -52,6 +53,7 @@ class Release:
         file_name: regular expression of the image names, with the groups `generator` and `prompt_id` where they are in it.
         order: where generator and prompt follow from the order of the images.
         duplicates: the groups of byte-identical images, names with spaces between them.
+        ipce_folds: for each of the folds that IPCE and ACL-IQA share, the last digits of `prompt_id` that are in test.
     """
 
     name: str
@@ -73,6 +75,13 @@ class Release:
     file_name: str | None = None
     order: Order | None = None
     duplicates: tuple[str, ...] = field(default=(), repr=False)
+    ipce_folds: tuple[str, ...] = ()
+    test_table: str | None = None
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The files of the labels."""
+        return (self.table, self.test_table) if self.test_table else (self.table,)
 
     @property
     def key(self) -> str:
@@ -110,6 +119,8 @@ RELEASES = (
             'midjourney_normal_240.jpg midjourney_normal_298.jpg',
             'midjourney_normal_269.jpg midjourney_normal_285.jpg',
         ),
+        # github.com/pf0607/IPCE, Database/AGIQA-3K/1 to 10; the fourth and the fifth are the same
+        ipce_folds=('16', '56', '29', '19', '19', '38', '28', '12', '79', '37'),
     ),
     Release(
         name='AGIQA-1K',
@@ -206,6 +217,24 @@ RELEASES = (
         source='its LICENSE.txt, and a copy of 727 images with one CSV instead of the .mat files that its authors release',
         verified=True,
         first_image='533.JPG',
+    ),
+    Release(
+        name='BIQ2021',
+        table='Train (Images and MOS).csv',
+        test_table='Test (Images and MOS).csv',
+        header=('Image Name', 'MOS'),
+        image_column='Image Name',
+        prompt_column=None,
+        score_ranges={'MOS': (0.0, 1.0)},
+        image_folder='Images',
+        images=12000,
+        prompts=0,
+        generators=0,
+        licence=None,  # it has no licence file; the 8,000 images of subset 3 (ss03) are from Unsplash
+        home='https://github.com/nisarahmedrana/BIQ2021',
+        source='the release; the range is that of its README',
+        verified=True,
+        file_name=r'ss0[123] \(\d+\)\.(?:jpg|JPG)',  # the tables write all of them in lower case
     ),
 )
 

@@ -7,11 +7,15 @@
                                 comparison with papers that split so; 7, 1 and 2 are tenths of the images.
 ``generator_split_AttnGAN``     That generator left out: test is all of its images, val all images that the others made
                                 for a tenth of their prompts, train the rest. Test and train share prompts.
+``official_split``              As the authors of a release split it into training and test (BIQ2021). Val is a tenth of their
+                                training images.
+``ipce_split_01``               The folds of IPCE and ACL-IQA on AGIQA-3K: test is 60 prompts, train the other 240, and val is
+                                empty. In ``ipce_val_split_01`` a tenth of the 240 is val.
 ==============================  ==========================================================================================
 
-Byte-identical files are never on two sides of a split. Copies of a test image by other generators than the one left out are
-'unused': in no phase. Images or prompts are dealt out in the order of a hash of seed, split and name, so that a split
-depends neither on the order of the rows nor on a library's random stream.
+Byte-identical files are never on two sides of a split. Where test is fixed (the last three kinds), copies of a test image are
+'unused': in no phase. Images or prompts are dealt out in the order of a hash of seed, split and name, so that a split depends
+neither on the order of the rows nor on a library's random stream.
 """
 
 import hashlib
@@ -33,6 +37,7 @@ RATIO = '712'
 SPLITS = 10
 PHASES = ('train', 'val', 'test')
 UNUSED = 'unused'
+OFFICIAL_SPLIT = 'official_split'
 
 
 def split_name(split: int, *, seed: int = SEED, ratio: str = RATIO) -> str:
@@ -50,14 +55,23 @@ def generator_split_name(generator: str) -> str:
     return f'generator_split_{generator}'
 
 
+def ipce_split_name(fold: int, *, val: bool = False) -> str:
+    """Column name of a fold of IPCE, for example ``ipce_split_01``; with `val`, the one with a validation part."""
+    return f'ipce{"_val" if val else ""}_split_{fold:02d}'
+
+
 def split_names(labels: Labels) -> list[str]:
-    """The names of all splits of a table: ten by prompt, ten by image, and one for each generator where it has several."""
+    """The names of the splits that `data prepare` writes.
+
+    Ten by prompt, ten by image, one for each generator where a table has several, and the official one where there is one.
+    """
     numbers = range(1, SPLITS + 1)
     generators = sorted(set(labels.generators) - {''})
     return [
         *(split_name(number) for number in numbers),
         *(image_split_name(number) for number in numbers),
         *(generator_split_name(generator) for generator in generators if len(generators) > 1),
+        *([OFFICIAL_SPLIT] if labels.release and labels.release.test_table and 'phase' in labels.header else []),
     ]
 
 
@@ -89,23 +103,32 @@ def split_by_name(labels: Labels, name: str, contents: Sequence[str] | None = No
         contents: the hash of each row's file, where it is known already; see `content_hashes`.
 
     Returns:
-        'train', 'val' or 'test' for each row, and in a split by generator also 'unused'.
+        'train', 'val' or 'test' for each row, and where test is not dealt out also 'unused'.
 
     Raises:
         LabelError: the split is unknown; the message lists the known ones.
         OSError: a file cannot be read.
     """
     numbered = re.fullmatch(r'(ratio|image)(\d{3})_seed(\d+)_split_(\d{2,})', name)
-    if not numbered and name not in split_names(labels):
-        names = split_names(labels)
+    names, digits = split_names(labels), _ipce_digits(labels)
+    if not numbered and name not in (*names, *digits):
+        ipce = [f'{ipce_split_name(1)} to {ipce_split_name(SPLITS)}'] if digits else []
         raise LabelError(
             f"unknown split {name!r} of '{labels.source}'; choose from {names[0]} to {names[SPLITS - 1]}, "
-            + ', '.join([f'{names[SPLITS]} to {names[2 * SPLITS - 1]}', *names[2 * SPLITS :]])
+            + ', '.join([f'{names[SPLITS]} to {names[2 * SPLITS - 1]}', *names[2 * SPLITS :], *ipce])
             + '.'
         )
     if contents is None:
         contents = content_hashes([row.path for row in labels.rows])
     prompts = [row.prompt for row in labels.rows]
+    if name == OFFICIAL_SPLIT:
+        return fixed_test_split(
+            [phase == 'test' for phase in labels.column('phase')], prompts, contents, order=f'official/{SEED}'
+        )
+    if name in digits:
+        tested = [prompt_id.endswith(digits[name]) for prompt_id in labels.column('prompt_id')]
+        val = name.startswith('ipce_val')
+        return fixed_test_split(tested, prompts, contents, order=f'ipce/{SEED}/{name[-2:]}', val=val)
     if not numbered:
         left_out = name.removeprefix(generator_split_name(''))
         return leave_one_generator_out_split(labels.generators, prompts, contents, left_out)
@@ -235,15 +258,39 @@ def leave_one_generator_out_split(
         left_out: the generator to test on.
         seed: part of the hash that orders the prompts.
     """
-    tested = {content for generator, content in zip(generators, contents, strict=True) if generator == left_out}
+    tested = [generator == left_out for generator in generators]
+    return fixed_test_split(tested, prompts, contents, order=f'generator/{seed}/{left_out}')
+
+
+def fixed_test_split(
+    tested: Sequence[bool], prompts: Sequence[str], contents: Sequence[str], *, order: str, val: bool = True
+) -> list[str]:
+    """'test' for the rows of `tested`; 'train' or 'val' for the others, by prompt; 'unused' for copies of test images.
+
+    Val is a tenth of the prompts (see `prompt_groups`) of the other rows.
+
+    Args:
+        tested: whether each row is in test.
+        prompts: the prompt of each row, '' where it has none.
+        contents: the hash of each row's file, see `content_hashes`.
+        order: part of the hash that orders the prompts.
+        val: False leaves val empty.
+    """
+    test_contents = {content for content, is_test in zip(contents, tested, strict=True) if is_test}
     groups, names = prompt_groups(prompts, contents), _names(prompts, contents)
-    others = [row for row, content in enumerate(contents) if content not in tested]
+    others = [row for row, content in enumerate(contents) if content not in test_contents]
     sizes = Counter(group for _, group in {(names[row], groups[row]) for row in others})
-    phases = _deal(sizes, '910', f'generator/{seed}/{left_out}')
-    result = ['test' if generator == left_out else UNUSED for generator in generators]
+    phases = _deal(sizes, '910', order) if val else dict.fromkeys(sizes, 'train')
+    result = ['test' if is_test else UNUSED for is_test in tested]
     for row in others:
         result[row] = phases[groups[row]]
     return result
+
+
+def _ipce_digits(labels: Labels) -> dict[str, tuple[str, ...]]:
+    """The last digits of the test prompts' ids in each fold of IPCE, by the names of its splits; none but for AGIQA-3K."""
+    folds = labels.release.ipce_folds if labels.release else ()
+    return {ipce_split_name(fold, val=val): tuple(digits) for val in (False, True) for fold, digits in enumerate(folds, 1)}
 
 
 def _deal(sizes, ratio, order):

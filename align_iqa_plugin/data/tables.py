@@ -1,21 +1,28 @@
-"""One reader for every table that users bring: CSV (UTF-8), Excel (.xlsx) and Parquet, from a path or a URI.
+"""One reader for every table that users bring: CSV (Unicode), Excel (.xlsx) and Parquet, from a path or a URI.
 
 Every cell is read as text, so that a prompt `None` and an image `001` stay what they are. A table that would fill the memory,
 whatever its file's size, is an error and not read.
 """
 
+import codecs
 import csv
 import io
+import os
+import unicodedata
 import zipfile
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from align_iqa_plugin.data.uris import MAX_BYTES, is_uri, read_uri
+from align_iqa_plugin.runtime.csv_text import as_written
+from align_iqa_plugin.runtime.errors import printable
 from align_iqa_plugin.runtime.files import read_bytes
 from align_iqa_plugin.runtime.names import suggest
 
 ENDINGS = ('.csv', '.xlsx', '.parquet')
+
+SEPARATORS = ',;\t'  # of a CSV: the one that gives its header the most cells, where two do so the first
 
 # MAX_BYTES holds for the file, and for what it unpacks to: 256 bytes for each row that Excel can hold
 MAX_ROWS = 2**20  # as many as Excel can hold
@@ -33,7 +40,7 @@ class Table:
 
     Attributes:
         source: its path or URI.
-        header: the names of its columns.
+        header: the names of its columns. One without name and cells is left out: spreadsheets write them at the end of a row.
         rows: (row number, cells) of each row that fits the header. The header is row 1, as in a spreadsheet, and empty rows
             are counted, but left out.
         problems: (row number, sentence) of each row that does not fit the header.
@@ -69,15 +76,53 @@ class Table:
             raise TableError(list_problems(self.source, self.problems))
 
 
+class FurtherRow(int):
+    """The number of a row in a table that was put below another one: it counts on, but its text names row and table."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def put_below(first: Table, second: Table) -> Table:
+    """One table with the rows of both, and the columns that both have; the numbers of the second's are `FurtherRow`."""
+    last = max((number for number, _ in [*first.rows, *first.problems]), default=1)
+
+    def counted_on(number: int) -> FurtherRow:
+        further = FurtherRow(last + number)
+        further.text = f"{number} of '{Path(second.source).name}'"
+        return further
+
+    header = tuple(name for name in first.header if name in second.header)
+
+    def rows_of(table: Table) -> list[list[str]]:
+        places = [table.position(name) for name in header]
+        return [[cells[place] for place in places] for _, cells in table.rows]
+
+    numbers = [*(number for number, _ in first.rows), *(counted_on(number) for number, _ in second.rows)]
+    return Table(
+        source=first.source,
+        header=header,
+        rows=list(zip(numbers, [*rows_of(first), *rows_of(second)], strict=True)),
+        problems=[*first.problems, *((counted_on(number), problem) for number, problem in second.problems)],
+    )
+
+
 def list_problems(source: str | Path, problems: Iterable[tuple[int, str]]) -> str:
-    """A message with all problems of a table's rows, (row number, sentence) each, in the order of the rows."""
+    """A message with all problems of a table's rows, (row number, sentence) each, in the order of the rows, a line each."""
     problems = sorted(problems)
     count = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
-    return '\n'.join([f"'{source}': {count} (the header is row 1)", *(f'  row {row}: {problem}' for row, problem in problems)])
+    return '\n'.join(
+        [f"'{source}': {count} (the header is row 1)", *(f'  row {row}: {printable(problem)}' for row, problem in problems)]
+    )
 
 
 def read_table(source: str | Path, *, columns: Collection[str] | None = None) -> Table:
     """Read a table; files that end in .xlsx and .parquet are read as such, all others as CSV.
+
+    A CSV is in UTF-8, or in the UTF-16 that its first bytes state; commas, semicolons or tabs separate its cells; a quote that
+    keeps a spreadsheet from running a cell is no part of it. The numbers of the rows that pandas puts in front are left out.
 
     Args:
         source: path or URI.
@@ -102,14 +147,29 @@ def read_table(source: str | Path, *, columns: Collection[str] | None = None) ->
             raise _Problem('has an empty first row: the names of the columns are needed there')
     except _Problem as problem:
         raise TableError(f"'{source}' {problem}.") from problem
-    (_, header), *rows = rows
-    hint = f'cells, but the header has {len(header)}: put a cell that holds a comma in quotes.'
+    (_, header), *rows = _without_index(rows)
+    hint = f'cells, but the header has {len(header)}: put a cell that holds a separator in quotes.'
+    fitting = [row for row in rows if len(row[1]) == len(header)]
+    filled = [place for place, name in enumerate(header) if name or any(cells[place] for _, cells in fitting)]
     return Table(
         source=str(source),
-        header=tuple(header),
-        rows=[row for row in rows if len(row[1]) == len(header)],
+        header=tuple(header[place] for place in filled),
+        rows=[(number, [cells[place] for place in filled]) for number, cells in fitting],
         problems=[(number, f'{len(cells)} {hint}') for number, cells in rows if len(cells) != len(header)],
     )
+
+
+def find_file(folder: str | Path, name: str) -> str | None:
+    """The path of the file that a table names, relative to the folder; None if there is none.
+
+    A name of Windows may have ``\\`` for ``/``, and a name of macOS takes letters with accents apart (NFD).
+    """
+    slashes = name.replace('\\', '/')
+    for spelling in dict.fromkeys((name, slashes, *(unicodedata.normalize(form, slashes) for form in ('NFC', 'NFD')))):
+        path = Path(folder) / spelling
+        if spelling and os.path.isfile(path):
+            return str(path)
+    return None
 
 
 class _Problem(Exception):
@@ -145,17 +205,41 @@ def _of_one_width(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str
     return [(number, cells + [''] * (width - len(cells))) for number, cells in rows]
 
 
+def _without_index(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """The rows without the first column if pandas wrote it: it has no name, and each cell is another whole number."""
+    column = [cells[0] for _, cells in rows]
+    numbers = column[1:]
+    if column[0] or not numbers or len(set(numbers)) < len(numbers) or not all(cell.isdecimal() for cell in numbers):
+        return rows
+    return [(number, cells[1:]) for number, cells in rows]
+
+
 def _read_csv(content: bytes) -> Iterator[tuple[int, list[str]]]:
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         # utf-8-sig: spreadsheets put a byte order mark first, which would become part of the first column's name
-        text = content.decode('utf-8-sig')
+        text = content.decode('utf-16' if utf16 else 'utf-8-sig')
     except UnicodeDecodeError as error:
-        raise _Problem('is not a CSV in UTF-8: save it as "CSV UTF-8"') from error
-    reader = csv.reader(io.StringIO(text, newline=''), strict=True)
+        line = content.count(b'\n', 0, error.start) + 1
+        raise _Problem(f'is not a CSV in UTF-8 (line {line}): save it as "CSV UTF-8"') from error
+    reader = csv.reader(io.StringIO(text, newline=''), delimiter=_separator(text), strict=True)
     try:
-        yield from enumerate(reader, 1)
+        for number, cells in enumerate(reader, 1):
+            yield number, list(map(as_written, cells))
     except csv.Error as error:
         raise _Problem(f'is not a sound CSV ({error} in line {reader.line_num})') from error
+
+
+def _separator(text: str) -> str:
+    begin = text[:100_000]
+
+    def cells(separator: str) -> int:
+        try:
+            return len(next(csv.reader(io.StringIO(begin, newline=''), delimiter=separator), ()))
+        except csv.Error:  # reading the table reports it
+            return 0
+
+    return max(SEPARATORS, key=cells)
 
 
 def _read_excel(content: bytes) -> Iterator[tuple[int, list[str]]]:

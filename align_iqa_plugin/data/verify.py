@@ -10,6 +10,7 @@ from rich.progress import track
 
 from align_iqa_plugin.data.images import DIED, ENDINGS, ImageError, read_image
 from align_iqa_plugin.data.labels import Labels, Row
+from align_iqa_plugin.runtime.errors import printable
 from align_iqa_plugin.runtime.files import file_digest
 from align_iqa_plugin.runtime.worker_pool import map_in_processes
 
@@ -32,7 +33,7 @@ class Finding:
 
     def __str__(self):
         place = f'{self.kind}: row {self.row}: ' if self.kind else ''
-        return ('' if self.is_problem else 'note: ') + place + self.sentence
+        return printable(('' if self.is_problem else 'note: ') + place + self.sentence)
 
 
 def verify(labels: Labels, *, workers: int) -> list[Finding]:

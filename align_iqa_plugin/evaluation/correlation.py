@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from pyiqa.metrics.correlation_coefficient import fit_curve
 
 
 def correlations(scores: Sequence[float], mos: Sequence[float]) -> dict[str, float | None]:
@@ -42,6 +41,8 @@ def logistic_fit(scores: np.ndarray, mos: np.ndarray) -> np.ndarray | None:
     """
     if len(scores) < 4 or not _vary(scores, mos):
         return None
+    from pyiqa.metrics.correlation_coefficient import fit_curve  # imports all of pyiqa; the other functions need none of it
+
     for values in (scores, _standardised(scores)):
         try:
             # steep curves on the way overflow exp and leave no covariance of the parameters

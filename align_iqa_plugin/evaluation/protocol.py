@@ -1,7 +1,7 @@
 """Cross-validation: train on every fold of a data set, test each network once, keep every number with its provenance.
 
 A results file is JSON, written atomically after every fold:
-    what was run: `name`, `options` (the training file as plain data), `split` (prompt, image or generator);
+    what was run: `name`, `options` (the training file as plain data), `split` (prompt, image, generator or ipce);
     `folds`: {fold: {column, seed, images {train, val, test}, data_sha256, best (validation scores), iteration,
         test {SRCC ...}, generator_floor {SRCC ...}, network_sha256, environment}}
 Folds that the file has already are not run again. Several processes may fill one file: each takes folds that no other one
@@ -32,12 +32,14 @@ from align_iqa_plugin.data.splits import (
     content_hashes,
     generator_split_name,
     image_split_name,
+    ipce_split_name,
     split_by_name,
     split_name,
 )
 from align_iqa_plugin.evaluation.correlation import correlations
 from align_iqa_plugin.evaluation.predict import predict
 from align_iqa_plugin.models.run_folder import run_lock
+from align_iqa_plugin.models.run_options import total_iterations
 from align_iqa_plugin.models.trainer import train
 from align_iqa_plugin.runtime.atomic import atomic_write
 from align_iqa_plugin.runtime.devices import processor_name
@@ -49,23 +51,29 @@ SPLIT_KINDS = {
     'prompt': 'prompt-disjoint: no prompt is on two sides',
     'image': 'image-level: prompts LEAK from training to test',
     'generator': 'leave one generator out: the test generator is not in training',
+    'ipce': 'prompt-disjoint, the ten folds of IPCE and ACL-IQA: 240 prompts for training, 60 for test',
 }
 PACKAGES = ('align-iqa-plugin', 'torch', 'timm', 'pyiqa', 'numpy', 'scipy')
 MAX_BYTES = 10**8  # of a results file; one of ten folds has 0.1 MB
 
 
-def fold_columns(kind: str, section: Mapping) -> dict[str, str]:
+def fold_columns(kind: str, options: Mapping) -> dict[str, str]:
     """The split column of each fold, by the fold's name: '1' to '10', or a generator's name.
 
     Args:
-        kind: 'prompt', 'image' or 'generator'.
-        section: a data set of a training file.
+        kind: 'prompt', 'image', 'generator' or 'ipce'.
+        options: of the training file.
 
     Raises:
-        ValueError: a generator is to be left out, and the labels do not name generators.
+        ValueError: a generator is to be left out, and the labels do not name generators; or 'ipce' is not for these labels.
     """
+    if kind == 'ipce':
+        labels = _labels(options['datasets']['train'])
+        if not (labels.release and labels.release.ipce_folds):
+            raise ValueError(f'{labels.source} is not the table of AGIQA-3K, whose prompts --split ipce names.')
+        return {str(fold): ipce_split_name(fold, val=_chooses_an_epoch(options)) for fold in range(1, SPLITS + 1)}
     if kind == 'generator':
-        labels = _labels(section)
+        labels = _labels(options['datasets']['train'])
         if 'generator' not in labels.header:
             raise ValueError(f'{labels.source} has no column of generators, so none can be left out.')
         return {name: generator_split_name(name) for name in sorted(set(labels.column('generator')))}
@@ -100,8 +108,9 @@ def run_protocol(
     """Train and test on each fold that `output` does not have yet.
 
     Args:
-        options: of the training file; its split is replaced by each fold's, in all its data sets.
-        kind: 'prompt', 'image' or 'generator'.
+        options: of the training file; its split is replaced by each fold's, in all its data sets. A recipe without a step
+            chooses nothing: with 'ipce', it is fitted to all prompts that are not in test, and its validation is left out.
+        kind: 'prompt', 'image', 'generator' or 'ipce'.
         folds: names, as in `fold_columns`.
         root: holds experiments/NAME_KIND_FOLD/, from which a stopped fold resumes.
         output: the results file.
@@ -112,7 +121,7 @@ def run_protocol(
     """
     if int(os.environ.get('WORLD_SIZE', '1')) > 1:
         raise ValueError('a protocol runs in one process each: start the command several times, and they share the folds.')
-    columns = fold_columns(kind, options['datasets']['train'])
+    columns = fold_columns(kind, options)
     results = {'name': options['name'], 'split': kind, 'options': copy.deepcopy(dict(options)), 'folds': {}}
     results['folds'] = _kept_folds(output, results)
     waiting, deferred = deque(folds), set()
@@ -198,11 +207,15 @@ def _run_fold(given: Mapping, kind: str, column: str, root: Path) -> dict:
     options = copy.deepcopy(dict(given))
     for section in options['datasets'].values():
         section['split_index'] = column
+    section = next((s for phase, s in options['datasets'].items() if phase.startswith('val')), options['datasets']['train'])
+    if kind == 'ipce' and not _chooses_an_epoch(options):
+        options['datasets'] = {'train': options['datasets']['train']}
     best = train(options, root=root, resume=True)
     models = root / 'experiments' / options['name'] / 'models'
     network = {key: value for key, value in options['network'].items() if key != 'type'}
-    section = next((s for phase, s in options['datasets'].items() if phase.startswith('val')), options['datasets']['train'])
-    net = create_align_iqa(**network, pretrained_model_path=str(models / 'net_best.pth'))
+    validates = any(phase.startswith('val') for phase in options['datasets'])
+    checkpoint = models / ('net_best.pth' if validates else 'net_latest.pth')
+    net = create_align_iqa(**network, pretrained_model_path=str(checkpoint))
     trained = any(parameter.requires_grad for parameter in net.parameters())
     folder = options['train'].get('frozen_cache')
     cache = FeatureCache(folder, net) if folder and not trained else None
@@ -219,12 +232,17 @@ def _run_fold(given: Mapping, kind: str, column: str, root: Path) -> dict:
         'best': {name: {metric: numbers['val'] for metric, numbers in metrics.items()} for name, metrics in best.items()},
         'iteration': next((numbers['iter'] for metrics in best.values() for numbers in metrics.values()), None),
         'test': correlations(tested.scores, tested.mos),
-        'network_sha256': hashlib.sha256((models / 'net_best.pth').read_bytes()).hexdigest(),
+        'network_sha256': hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         'environment': environment(),
     }
     if kind != 'generator' and 'generator' in labels.header:
         result['generator_floor'] = _generator_floor(labels, phases)
     return result
+
+
+def _chooses_an_epoch(options: Mapping) -> bool:
+    validates = any(phase.startswith('val') for phase in options['datasets'])
+    return validates and total_iterations(options['train'], 1) > 0
 
 
 def _labels(section: Mapping) -> Labels:
@@ -254,7 +272,7 @@ def _data_hash(labels: Labels, contents: Sequence[str]) -> str:
     """SHA-256 of the labels in use and of every image's name and content, in the order of the table."""
     digest = hashlib.sha256()
     for row, content in zip(labels.rows, contents, strict=True):
-        digest.update(f'{Path(row.path).name}\n{row.score!r}\n{row.prompt}\n{content}\n'.encode())
+        digest.update(f'{Path(row.path).name}\n{row.score!r}\n{row.prompt}\n{content}\n'.encode('utf-8', 'surrogateescape'))
     return digest.hexdigest()
 
 

@@ -288,14 +288,24 @@ class AlignIQAModel(GeneralIQAModel):
         Args:
             dataset: the training images, if they are built already.
         """
-        alpha, section = float(self.opt['train']['ridge_alpha']), self.opt['datasets']['train']
+        train_opt, section = self.opt['train'], self.opt['datasets']['train']
+        alpha = float(train_opt['ridge_alpha'])
         if dataset is None or section.get('augment'):
             dataset = build_dataset({key: value for key, value in section.items() if key != 'augment'})
-        fit = fit_head(self.net, dataset, alpha=alpha, device=self.device, cache=self.cache)
+        fit = fit_head(
+            self.net,
+            dataset,
+            alpha=alpha,
+            device=self.device,
+            cache=self.cache,
+            order_share=train_opt.get('order_share') or 0.0,
+            order_weight=train_opt.get('order_weight', 1.0),
+        )
         self.target_offsets = fit.target_offsets
         self.save_network(self.net, 'net_start')
         self.net.train()
         get_root_logger().info(
             f'The head is fitted to {fit.images} images by ridge regression, alpha {alpha}: RMSE {fit.rmse:.4f} on them, '
             f'{fit.rmse_left_out:.4f} when their prompts are left out.'
+            + (f' {fit.copies} copies of them keep their order.' if fit.copies else '')
         )

@@ -86,6 +86,12 @@ class TrainOptions(Section):
         description='Before the first step, fit the head to the training images with this penalty, and save that network as '
         'net_start.pth: the number that the training has to beat. A network with nothing to train ends there.',
     )
+    order_share: Share | None = Field(
+        None,
+        description='With ridge_alpha: the share of the training images of which degraded and changed copies are fitted too: '
+        'how far below its image each should score (data/training_copies.py). They need no ratings.',
+    )
+    order_weight: Positive = Field(1.0, description="Weight of a copy's squared error, relative to that of a score.")
     frozen_cache: Text | None = Field(
         None,
         description='Folder that keeps what the head reads of each image before a training, so that none is decoded again.',

@@ -72,8 +72,10 @@ def parse(text: str, name: str) -> Any:
             return None
         _check_node(node)
         return _unshared(loader.construct_document(node))
+    except RecursionError as error:
+        raise ValueError(f'{name}: its sections and lists are nested more than {MAX_DEPTH} deep.') from error
     # beside YAMLError: what PyYAML raises at a wrong date, number or tag
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise ValueError(f'{name} is not valid YAML: {reason}.') from error
 
@@ -102,6 +104,8 @@ def set_key(options: dict, change: str) -> None:
     *names, last = key.strip().split('.')
     if not equals or not all([*names, last]):
         raise ValueError(f"--set '{change}' is not KEY=VALUE, such as train.optim.lr=1e-4.")
+    if len(names) >= MAX_DEPTH:
+        raise ValueError(f"--set '{key.strip()[:20]}...' has more than {MAX_DEPTH} names.")
     section = options
     for number, name in enumerate(names):
         if section.get(name) is None:

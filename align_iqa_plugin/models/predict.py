@@ -59,8 +59,8 @@ def features_of(
     cache = cache if has_frozen_features(network) else None
     rows: dict[int, Tensor] = {}
     if cache is not None:
-        paths, view = dataset.paths, dataset.view
-        found = {place: cache.read(paths[place], view) for place in places}
+        paths = dataset.paths
+        found = {place: cache.read(paths[place], dataset.view(place)) for place in places}
         rows = {place: features.to(shown['device']) for place, features in found.items() if features is not None}
     missing = [place for place in places if place not in rows]
     if missing and cache is not None:
@@ -75,7 +75,7 @@ def features_of(
         for place, row in zip(batch, features, strict=True):
             rows[place] = row
             if cache is not None:
-                cache.write(paths[place], row, view)
+                cache.write(paths[place], row, dataset.view(place))
     return torch.stack([rows[place] for place in places])
 
 

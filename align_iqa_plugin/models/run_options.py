@@ -5,8 +5,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-import yaml
 
+from align_iqa_plugin.models.options_file import dump, parse
 from align_iqa_plugin.models.process_group import world_size
 
 # What may differ when a training goes on: it changes the messages, or when the training ends, but not what is learned
@@ -71,7 +71,7 @@ def check_resumable(state: dict, given: dict) -> None:
     """
     if state['world_size'] != world_size():
         raise ValueError(f'--resume: the run had {state["world_size"]} processes, not {world_size()}: start as many again.')
-    before, now = (_flat(yaml.safe_load(text)) for text in (state['options'], yaml.safe_dump(given)))
+    before, now = (_flat(parse(text, 'the training state')) for text in (state['options'], dump(given)))
     for key in sorted(before.keys() | now.keys()):
         free = key.startswith(MAY_CHANGE) or key.split('.')[-1] in MAY_CHANGE_LAST
         if not free and before.get(key) != now.get(key):

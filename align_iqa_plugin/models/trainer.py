@@ -22,13 +22,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-import yaml
 from pyiqa.data import build_dataset
 from pyiqa.data.base_iqa_dataset import BaseIQADataset
 from pyiqa.models import build_model
 from pyiqa.utils import get_env_info, get_root_logger, get_time_str, init_tb_logger
 
 from align_iqa_plugin.models.align_iqa_model import AlignIQAModel
+from align_iqa_plugin.models.options_file import dump, write_file
 from align_iqa_plugin.models.process_group import (
     ProcessLost,
     any_process,
@@ -45,7 +45,6 @@ from align_iqa_plugin.models.run_options import check_resumable, complete_option
 from align_iqa_plugin.models.sampler import ResumableBatchSampler, Samples, build_loader
 from align_iqa_plugin.models.signals import Interrupted, StopRequest, stop_request
 from align_iqa_plugin.models.training_state import latest_training_state, list_training_states, save_training_state
-from align_iqa_plugin.runtime.atomic import atomic_write
 from align_iqa_plugin.runtime.seeds import seed_everything
 
 PRINT_EVERY = 10  # iterations, where logger.print_freq does not say
@@ -69,6 +68,7 @@ def train(options: dict, *, root: Path, resume: bool = False) -> dict[str, dict[
 
     Raises:
         ValueError, FileNotFoundError: the training cannot begin, for example because another process has its folder.
+        OSError: a folder or a file of the experiment cannot be made.
         TrainingError: a loss that is not finite, a full disk, an image that cannot be read, another process that died.
         Interrupted: by Ctrl-C or SIGTERM; what was done is saved.
     """
@@ -91,7 +91,7 @@ def _train(given: dict, root: Path, resume: bool) -> dict[str, dict[str, dict]]:
             make_folders(options, root, keep=resume and bool(list_training_states(states)))
         barrier(device)
         logger = stack.enter_context(log_file(states.parent / f'train_{options["name"]}_{get_time_str()}.log'))
-        logger.info(f'{get_env_info()}\n{yaml.safe_dump(given, sort_keys=False)}', extra={'quiet': True})
+        logger.info(f'{get_env_info()}\n{dump(given)}', extra={'quiet': True})
         state = latest_training_state(states) if resume else None
         _check_same_iteration(0 if state is None else state['iteration'], device)
         if state is not None:
@@ -100,7 +100,7 @@ def _train(given: dict, root: Path, resume: bool) -> dict[str, dict[str, dict]]:
         elif resume:
             logger.info('There is no training state to go on from: the training starts from the beginning.')
         if rank() == 0:
-            atomic_write(states.parent / 'options.yml', yaml.safe_dump(given, sort_keys=False).encode())
+            write_file(given, states.parent / 'options.yml')
         tb_logger = None
         if options['logger'].get('use_tb_logger') and rank() == 0:
             tb_logger = init_tb_logger(log_dir=str(root / 'tb_logger' / options['name']))
@@ -245,7 +245,7 @@ class _Loop:
             'iteration': self.iteration,
             'seed': self.seed,
             'world_size': world_size(),
-            'options': yaml.safe_dump(self.given),
+            'options': dump(self.given),
             'model': self.model.training_state(),
         }
         save_training_state(self.states, self.iteration, state)

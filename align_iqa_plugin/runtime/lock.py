@@ -24,7 +24,7 @@ def lock(path: Path, problem: str, *, seconds: float = 0) -> Iterator[None]:
 
     Raises:
         InUse: another process has the lock.
-        ValueError: the file cannot be made.
+        OSError: the file cannot be made; the message names it and the reason.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,6 +32,6 @@ def lock(path: Path, problem: str, *, seconds: float = 0) -> Iterator[None]:
     except Timeout as error:
         raise InUse(problem) from error
     except OSError as error:
-        raise ValueError(f"'{path}' cannot be made: {error.strerror or error}.") from error
+        raise OSError(error.errno, f"'{path}' cannot be made: {error.strerror or error}") from error
     with held:
         yield

@@ -5,7 +5,6 @@ from math import sqrt
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
@@ -130,5 +129,7 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int, *, keep_end:
 
 
 def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+    import matplotlib  # takes a second, which only a sheet is worth
+
     folder = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf'
     return ImageFont.truetype(folder / ('DejaVuSans-Bold.ttf' if bold else 'DejaVuSans.ttf'), size)

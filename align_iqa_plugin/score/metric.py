@@ -1,8 +1,7 @@
-"""Align-IQA as `align-iqa score` runs it: the metric that pyiqa builds, with the packaged weights or those of the user."""
+"""Align-IQA as `align-iqa score` runs it: the network, with the packaged weights or those of the user, as pyiqa runs it."""
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -10,18 +9,24 @@ from align_iqa_plugin.runtime.devices import usable_device
 from align_iqa_plugin.runtime.errors import reason_of
 
 
-class PyiqaMetric:
-    """``metric(images (n, 3, h, w) in [0, 1], n prompts or None)`` gives n scores."""
+class NetworkMetric:
+    """``metric(images (n, 3, h, w) in [0, 1], n prompts or None)`` gives n scores.
+
+    It builds the network itself, because the import of pyiqa would take longer than a score.
+    """
 
     def __init__(self, device: torch.device, weights: Path | None):
-        import pyiqa
+        from align_iqa_plugin.archs.pretrained import create_align_iqa
 
-        options: dict[str, Any] = {} if weights is None else {'pretrained_model_path': str(weights)}
+        path = None if weights is None else str(weights)
         self.device = device
-        self._model = pyiqa.create_metric('align_iqa', device=device, **options)
+        self._network = create_align_iqa(pretrained=True, pretrained_model_path=path).to(device).eval()
 
+    @torch.no_grad()
     def __call__(self, images: torch.Tensor, prompts: list[str] | None) -> list[float]:
-        return self._model(images, caption_list=prompts).flatten().tolist()
+        # as pyiqa sets it: a score does not depend on which algorithm was the fastest
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            return self._network(images, prompts).flatten().tolist()
 
     @cached_property
     def origin(self) -> str:
@@ -29,10 +34,10 @@ class PyiqaMetric:
         from align_iqa_plugin import __version__
         from align_iqa_plugin.runtime.hashes import weights_digest
 
-        return f'align-iqa-plugin {__version__}, weights {weights_digest(self._model.net)}'
+        return f'align-iqa-plugin {__version__}, weights {weights_digest(self._network)}'
 
 
-def load_metric(device: str | None, weights: Path | None) -> PyiqaMetric:
+def load_metric(device: str | None, weights: Path | None) -> NetworkMetric:
     """The metric on the device of this name, by default the GPU if there is one.
 
     Raises:
@@ -40,7 +45,7 @@ def load_metric(device: str | None, weights: Path | None) -> PyiqaMetric:
     """
     chosen = usable_device(device)
     try:
-        return PyiqaMetric(chosen, weights)
-    # missing or foreign weights, no memory: pyiqa and torch raise many kinds
+        return NetworkMetric(chosen, weights)
+    # missing or foreign weights, no memory: the libraries raise many kinds
     except Exception as error:
         raise ValueError(f'the network cannot be loaded: {reason_of(error)}') from error

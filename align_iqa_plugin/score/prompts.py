@@ -1,6 +1,7 @@
 """Matches prompts to images: one prompt for all, or a CSV that names the images."""
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -69,17 +70,17 @@ def match_prompts(rows: list[Row], file: Path) -> list[str]:
 def _endings(row: Row) -> Iterator[Parts]:
     """The path of a row's image without its first folder, its first two folders ...: what a name may fit."""
     path = str(row.path) if is_uri(row.path) else Path(os.path.abspath(row.path)).as_posix()
-    parts = PurePosixPath(path).parts
+    parts = PurePosixPath(unicodedata.normalize('NFC', path)).parts
     return (parts[start:] for start in range(len(parts)))
 
 
 def _problem(name: str, file: Path, images: int, prompts: set[str]) -> str:
     if images > 1:
         return f"has no clear prompt: '{name}' in '{file}' fits {images} of the images; write it with its folder there."
+    if not any(prompt.strip() for prompt in prompts):
+        return f"has no prompt: '{name}' stands in '{file}' with an empty one."
     if len(prompts) > 1:
         return f"has no clear prompt: '{name}' stands in '{file}' with {len(prompts)} different ones."
-    if not all(prompt.strip() for prompt in prompts):
-        return f"has no prompt: '{name}' stands in '{file}' with an empty one."
     return ''
 
 
@@ -94,7 +95,8 @@ def _read_prompts(file: Path) -> Iterator[tuple[Parts, str]]:
 
 def _parts(image: str, place: str) -> Parts:
     # '../images/a.png' is relative to the folder of the CSV: what follows the dots is what can match.
-    parts = tuple(part for part in PurePosixPath(image.strip().replace('\\', '/')).parts if part != '..')
+    path = unicodedata.normalize('NFC', image.strip().replace('\\', '/'))  # macOS takes letters with accents apart
+    parts = tuple(part for part in PurePosixPath(path).parts if part != '..')
     if not parts:
         raise ValueError(f'{place} names no image.')
     return parts

@@ -151,7 +151,8 @@ def score_images(
     """One result for each image, as they come, in no order.
 
     Args:
-        images: path or URI, and prompt (None or '': without one). Neighbours of one path are read once.
+        images: path or URI, that of a copy (copies.py) too, and prompt (None or '': without one). Neighbours of one path
+            are read once.
         score_batch: a `BatchScorer`.
         batch_size: of images that are scored together, at most.
         workers: see `decode`.

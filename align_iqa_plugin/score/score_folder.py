@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pyarrow
@@ -53,7 +54,7 @@ class ScoreFolder:
             self._lock = FileLock(path / '.lock', timeout=0)
             self._lock.acquire()
             files = sorted(path.glob('*.parquet'))
-            schemas = {file: parquet.read_schema(file) for file in files}
+            schemas = {file: _read(file, parquet.read_schema) for file in files}
         except Timeout as error:
             raise FolderError(f"another command is writing into '{path}'; wait for it, or choose another output.") from error
         except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
@@ -83,7 +84,7 @@ class ScoreFolder:
         scored: dict[tuple[str, str | None], dict] = {}
         for file in sorted(self.path.glob('*.parquet')):
             try:
-                rows = parquet.read_table(file, page_checksum_verification=True).to_pylist()
+                rows = _read(file, partial(parquet.read_table, page_checksum_verification=True)).to_pylist()
             except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
                 reason = ' '.join(str(error).split())
                 raise FolderError(f"'{file}' is damaged ({reason}); delete it, and its images are scored again.") from error
@@ -128,8 +129,13 @@ class ScoreFolder:
             shutil.rmtree(removed)
 
     def _replace(self, file: Path, rows: list[Mapping]) -> None:
-        with atomic_file(file) as part:
-            parquet.write_table(pyarrow.Table.from_pylist(rows, self.schema), part, write_page_checksum=True)
+        with atomic_file(file) as part, part.open('wb') as opened:
+            parquet.write_table(pyarrow.Table.from_pylist(rows, self.schema), opened, write_page_checksum=True)
+
+
+def _read(file: Path, read: Callable):
+    with file.open('rb') as opened:  # pyarrow opens no path that is not UTF-8
+        return read(opened)
 
 
 def score_remaining(rows: list[Row], engine: Engine, folder: ScoreFolder | None, advance: Callable[[], None]) -> None:

@@ -1,11 +1,12 @@
 """Writes scored rows to a CSV, JSON or Parquet file, and prints them."""
 
-import csv
 import json
 import sys
 from pathlib import Path
 
 from align_iqa_plugin.runtime.atomic import atomic_file
+from align_iqa_plugin.runtime.csv_text import csv_text
+from align_iqa_plugin.runtime.errors import printable
 from align_iqa_plugin.score.rows import Row, utf8
 
 OUTPUT_ENDINGS = ('.csv', '.json', '.parquet')
@@ -27,15 +28,13 @@ def write_rows(file: Path, rows: list[Row], *, with_prompt: bool, with_mos: bool
 
             kinds = {'score': pyarrow.float64(), 'mos': pyarrow.float64(), 'width': pyarrow.int64(), 'height': pyarrow.int64()}
             schema = pyarrow.schema([(column, kinds.get(column, pyarrow.string())) for column in columns])
-            parquet.write_table(pyarrow.Table.from_pylist(records, schema), part)
+            with part.open('wb') as opened:  # pyarrow opens no path that is not UTF-8
+                parquet.write_table(pyarrow.Table.from_pylist(records, schema), opened)
         elif file.suffix.lower() == '.json':
             text = json.dumps(records, allow_nan=False, ensure_ascii=False, indent=1)
             part.write_text(text + '\n', encoding='utf-8')
         else:
-            with open(part, 'w', encoding='utf-8', newline='') as opened:
-                writer = csv.DictWriter(opened, columns, lineterminator='\n')
-                writer.writeheader()
-                writer.writerows(records)
+            part.write_text(csv_text([columns, *map(list, map(dict.values, records))]), encoding='utf-8', newline='')
     return f'{len(rows)} rows written to {file}.'
 
 
@@ -87,11 +86,6 @@ def correlation_with_mos(rows: list[Row]) -> str:
         return 'Rank correlation (SRCC) between score and MOS: not defined without two different scores.'
     scores, mos = (np.array(values) for values in zip(*pairs, strict=True))
     return f'Rank correlation (SRCC) between score and MOS: {float(srcc(scores, mos)[0]):.3f} over {len(pairs)} images.'
-
-
-def printable(text: str) -> str:
-    """Without line breaks, and without the codes by which a file's name could control the terminal."""
-    return ''.join(letter if letter.isprintable() else '\N{REPLACEMENT CHARACTER}' for letter in text)
 
 
 def _valid(value: str | float | None) -> str | float | None:

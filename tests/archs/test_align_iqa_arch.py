@@ -289,3 +289,27 @@ def test_no_learning_rate_group_of_pyiqa_takes_parameters_of_two_parts(tiny_vlm)
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
             assert [part for part in parts if part in name] == [name.split('.')[0]]
+
+
+@pytest.mark.parametrize('size', [64, 100])
+@pytest.mark.parametrize('options', [{}, UNGUIDED], ids=['guided', 'plain'])
+def test_pixels_outside_the_range_count_as_those_at_its_end_whatever_the_size(size, options):
+    net = open_gates(network(**options))
+    image = torch.rand(1, 3, size, size) * 3 - 1
+    with pytest.warns(UserWarning, match='outside'):
+        score = net(image)
+    torch.testing.assert_close(score, net(image.clamp(0, 1)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('kind', [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize('network_kind', [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_images_of_any_floating_point_type_are_cast_to_the_networks(kind, network_kind):
+    net = network(**UNGUIDED).to(network_kind)
+    image = torch.rand(1, 3, 100, 80).to(kind)
+    torch.testing.assert_close(net(image), net(image.float()), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('kind', [torch.uint8, torch.bool, torch.int64], ids=str)
+def test_images_of_whole_numbers_are_an_error_that_says_what_to_do(kind):
+    with pytest.raises(ValueError, match=f'images are {kind}.*floating-point.*divide uint8 images by 255'):
+        network(**UNGUIDED)(torch.ones(1, 3, 64, 64).to(kind))

@@ -2,7 +2,8 @@ import pytest
 import timm
 import torch
 
-from align_iqa_plugin.archs.backbone import GuidedViT
+from align_iqa_plugin.archs import backbone
+from align_iqa_plugin.archs.backbone import GuidedViT, limit, to_unit_range, unfilled_backbone
 
 
 def guided(name='vit_tiny_patch16_224', **options):
@@ -125,3 +126,84 @@ def test_a_hub_that_cannot_be_reached_is_told_with_the_way_out(monkeypatch):
     monkeypatch.setattr('timm.models._builder.load_pretrained', unreachable)
     with pytest.raises(RuntimeError, match='backbone_weights: FILE'):
         guided(pretrained=True)
+
+
+# Values outside [0, 1], and types
+
+
+def test_a_limit_has_the_values_of_a_clamp_and_passes_the_gradient():
+    image = torch.tensor([-3.0, -1e-9, 0.0, 0.3, 1.0, 1.0000001, 1.7]).view(1, 1, 1, 7).requires_grad_()
+    limited = limit(image)
+    assert torch.equal(limited, image.clamp(0, 1))
+    limited.sum().backward()
+    assert torch.equal(image.grad, torch.ones_like(image))
+
+
+def test_an_image_in_range_is_the_same_tensor():
+    image = torch.tensor([[[[0.0, 0.5, 1.0]]]])
+    assert to_unit_range(image, torch.float32) is image
+
+
+@pytest.mark.parametrize('value', [-0.01, 1.01, 255.0])
+def test_values_outside_are_limited_with_a_warning(value):
+    with pytest.warns(UserWarning, match=r'outside \[0, 1\]'):
+        assert to_unit_range(torch.full((1, 3, 2, 2), value), torch.float32).flatten()[0] == (value > 0)
+
+
+@pytest.mark.parametrize('value', [-0.001, 1.001])
+def test_rounding_is_limited_without_a_warning(value, recwarn):
+    assert to_unit_range(torch.full((1, 3, 2, 2), value), torch.float32).flatten()[0] == (value > 0)
+    assert not recwarn
+
+
+def test_an_empty_batch_is_in_range():
+    assert to_unit_range(torch.zeros(0, 3, 2, 2), torch.float32).shape == (0, 3, 2, 2)
+
+
+@pytest.mark.parametrize('shape', [(64, 64), (200, 200)])
+@pytest.mark.parametrize('value', [0.0, 1.0])
+def test_a_black_or_white_image_has_a_gradient_at_any_size(shape, value):
+    image = torch.full((1, 3, *shape), value, requires_grad=True)
+    weights = torch.rand(1, 3, 64, 64)
+    (guided().preprocess(image) * weights).sum().backward()
+    assert (image.grad > 0).float().mean() > 0.95
+
+
+# Without random weights first
+
+
+def test_a_vit_that_is_loaded_is_built_without_random_numbers():
+    state = guided('test_vit').vit.state_dict()
+    before = torch.random.get_rng_state()
+    with unfilled_backbone():
+        vit = guided('test_vit', state=state).vit
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(value, state[name]) for name, value in vit.state_dict().items())
+    assert not any(tensor.is_meta for tensor in (*vit.parameters(), *vit.buffers()))
+
+
+def test_outside_of_it_a_vit_that_is_loaded_moves_the_random_numbers_as_ever():
+    state = guided('test_vit').vit.state_dict()
+    with unfilled_backbone():
+        pass
+    numbers = []
+    for given in (None, state):
+        torch.manual_seed(0)
+        guided('test_vit', state=given)
+        numbers.append(torch.rand(1).item())
+    assert numbers[0] == numbers[1]
+
+
+def test_a_buffer_that_no_weights_hold_is_as_the_constructor_made_it(monkeypatch):
+    create = backbone._create_vit
+
+    def create_with_buffer(*args, **options):
+        vit = create(*args, **options)
+        vit.register_buffer('numbers', torch.arange(3.0), persistent=False)
+        return vit
+
+    state = guided('test_vit').vit.state_dict()
+    monkeypatch.setattr(backbone, '_create_vit', create_with_buffer)
+    with unfilled_backbone():
+        vit = guided('test_vit', state=state).vit
+    assert vit.numbers.tolist() == [0, 1, 2]

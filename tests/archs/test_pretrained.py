@@ -248,3 +248,24 @@ def test_files_of_0_3_0_give_the_same_scores(options, network_then, exported, tm
         other = create_align_iqa(backbone_weights='random', **guide_options, pretrained_model_path=path)
     assert other.config == net.config
     assert torch.equal(other.eval()(IMAGE), net(IMAGE))
+
+
+@pytest.mark.parametrize('write', [checkpoint_state, full_state])
+def test_a_network_that_is_loaded_draws_no_random_numbers_for_its_backbone(tmp_path, monkeypatch, write):
+    net = network()
+    path = save(write(net), tmp_path / 'net.pt')
+    save_file(net.backbone.vit.state_dict(), tmp_path / 'vit.safetensors')
+    before = torch.random.get_rng_state()
+    loaded = create_align_iqa(
+        backbone_weights=str(tmp_path / 'vit.safetensors'), pretrained_model_path=path, input_size=32
+    ).eval()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(loaded(IMAGE), net(IMAGE))
+
+
+def test_parts_that_are_not_loaded_start_from_the_numbers_of_their_seed(tmp_path):
+    net = network(trained=False, **GUIDED)
+    save_file(net.backbone.vit.state_dict(), tmp_path / 'vit.safetensors')
+    torch.manual_seed(0)
+    other = create_align_iqa(**GUIDED | {'backbone_weights': str(tmp_path / 'vit.safetensors')})
+    assert torch.equal(other.guide.position, net.guide.position)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -19,7 +20,9 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from align_iqa_plugin.cli import compare_display
 from align_iqa_plugin.cli.compare import ManyValues, compare
+from align_iqa_plugin.compare import behaviour as behaviour_module
 from align_iqa_plugin.compare import run as run_module
 from align_iqa_plugin.compare.metrics import MetricUnavailable
 from align_iqa_plugin.compare.store import Configuration, LabelledImage, Store
@@ -74,6 +77,7 @@ def page(monkeypatch):
     def write_page(directory, summary, scores, metrics, provenance):
         given.calls += 1
         given.directory, given.scores, given.metrics, given.provenance = directory, scores, metrics, provenance
+        given.summary = summary
         json.dumps(summary), json.dumps(provenance)
 
     monkeypatch.setattr(run_module, 'summarise', summarise)
@@ -155,6 +159,120 @@ def test_a_second_run_computes_nothing_and_gives_the_same(page, data, tmp_path):
     assert result.exit_code == 0
     assert len(Brightness.asked) == asked
     assert page.scores.equals(first)
+
+
+class Contrast(Brightness):
+    """The contrast, or another number of some names; it knows nothing else of a picture."""
+
+    def __call__(self, images, prompts):
+        self.asked.append(len(images))
+        if self.name == 'brisque':
+            return [1.0] * len(images)
+        contrasts = images.flatten(1).std(1)
+        if self.name == 'nima' and contrasts.min() < 0.02:
+            raise ValueError('nothing to see')
+        return (-contrasts if self.name == 'niqe' else contrasts).tolist()
+
+
+@pytest.fixture
+def contrast(page, monkeypatch):
+    """Metrics of contrast instead; niqe is better if lower."""
+    configuration = Configuration('', '{}', 'abc', '1')
+
+    def __init__(self, name, device):
+        self.name, self.device = name, device
+        self.configuration = replace(configuration, metric=name, lower_better=name == 'niqe')
+
+    monkeypatch.setattr(Contrast, '__init__', __init__)
+    monkeypatch.setattr(run_module, 'Metric', Contrast)
+    return page
+
+
+def shares_of(summary, metric, dataset='agiqa3k'):
+    return {
+        kind: share['value'] for kind, share in summary['datasets'][dataset]['behaviour']['metrics'][metric]['monotone'].items()
+    }
+
+
+def test_behaviour_of_known_metrics_is_exact_kept_and_shown(contrast, data, tmp_path):
+    out = tmp_path / 'out'
+    command = [
+        '-m',
+        'entropy',
+        'niqe',
+        'brisque',
+        '-d',
+        'agiqa3k',
+        '--data',
+        data,
+        '--out',
+        out,
+        '--workers',
+        '0',
+        '--behaviour',
+        '3',
+    ]
+    result = run(*command)
+    assert result.exit_code == 0, result.output
+    for metric in ('entropy', 'niqe'):  # turned over, they are the same
+        shares = shares_of(contrast.summary, metric)
+        assert (shares['contrast'], shares['noise']) == (1, 0)
+        changes = contrast.summary['datasets']['agiqa3k']['behaviour']['metrics'][metric]['changes']
+        assert changes['flip']['absolute'] == pytest.approx(0, abs=1e-3)
+    assert set(shares_of(contrast.summary, 'brisque').values()) == {0}
+    assert '100 %' in result.stdout and 'uniform noise' in result.stdout
+    assert f'{3 * (40 + 3 * 29 + 3)} of {3 * (40 + 3 * 29 + 3)} scores' in result.stderr
+    assert len(pd.read_csv(out / 'scores.csv')) == len(contrast.scores) == 3 * 40, 'copies are no images of the data set'
+    table = pd.read_csv(out / 'behaviour_scores.csv', keep_default_na=False)
+    assert len(table) == 3 * (3 * 30 + 3)
+    asked, first = len(Brightness.asked), contrast.summary
+    assert run(*command).exit_code == 0
+    assert len(Brightness.asked) == asked and contrast.summary == first, 'a second run computes nothing'
+    result = run(*command[:-2])
+    assert result.exit_code == 0 and 'behaviour' not in contrast.summary['datasets']['agiqa3k']
+
+
+def test_behaviour_has_36_images_unless_a_number_follows_and_fewer_if_there_are_fewer(contrast, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(behaviour_module, 'copies_of', lambda path, sha256: [])  # the samples alone
+    monkeypatch.setattr(run_module, 'summarise_behaviour', lambda copies, *more, **settings: {'n': len(copies) - 3})
+    monkeypatch.setattr(compare_display, 'show_behaviour', lambda summary: None)
+    for words, count in ((['--behaviour', '--seed', 1], 36), (['--seed', 1, '--behaviour'], 36), (['--behaviour=99'], 40)):
+        command = ['-m', 'brisque', '-d', 'agiqa3k', '--data', data, '--out', tmp_path / 'out', '--workers', 0]
+        assert run(*command, *words).exit_code == 0
+        assert contrast.summary['datasets']['agiqa3k']['behaviour'] == {'n': count}
+
+
+def test_copies_that_fail_are_named_and_make_the_status_1(contrast, data, tmp_path):
+    result = run('-m', 'nima', '-d', 'agiqa3k', '--data', data, '--out', tmp_path / 'out', '--workers', 0, '--behaviour', 3)
+    assert result.exit_code == 1
+    monotone = contrast.summary['datasets']['agiqa3k']['behaviour']['metrics']['nima']['monotone']
+    assert (monotone['contrast']['value'], monotone['contrast']['failed'], monotone['noise']['failed']) == (0, 3, 0)
+    failed = pd.read_csv(tmp_path / 'out' / 'behaviour_scores.csv', keep_default_na=False).query("reason != ''")
+    assert set(failed['copy']) >= {'contrast', 'black', 'white'} and 'original' not in set(failed['copy'])
+    assert f'{len(failed)} failed' in result.stderr
+    assert re.search(r'nima: no score for \d+ pictures, such as \d+\.png, \w+ \d: .* ValueError: nothing to see', result.stdout)
+
+
+def test_a_stopped_run_of_copies_goes_on(contrast, data, tmp_path, monkeypatch):
+    command = ['-m', 'entropy', '-d', 'agiqa3k', '--data', data, '--out', tmp_path / 'out', '--workers', 0, '--behaviour', 3]
+    call = Contrast.__call__
+
+    def stops(self, images, prompts):
+        if sum(self.asked) > 80:
+            raise KeyboardInterrupt
+        return call(self, images, prompts)
+
+    monkeypatch.setattr(Contrast, '__call__', stops)
+    assert run(*command).exit_code == 130
+    with Store(tmp_path / 'out' / 'scores.sqlite') as store:
+        kept = int(store.copy_table().query("copy != 'original'")['score'].notna().sum())
+    assert 0 < kept < 90
+    monkeypatch.setattr(Contrast, '__call__', call)
+    Brightness.asked = []
+    assert run(*command).exit_code == 0
+    # of which a few were given twice, to see whether batches change their scores
+    assert 90 - kept <= sum(Brightness.asked) <= 90 - kept + 4
+    assert shares_of(contrast.summary, 'entropy')['contrast'] == 1
 
 
 def test_a_missing_metric_is_reported_and_the_others_run_on(page, tmp_path):
@@ -258,11 +376,18 @@ def test_option_files_of_pyiqa_add_metrics_and_data_sets(page, data, tmp_path, m
         (['-m', 'entropy', '--samples', '--device', 'tpu9', '--out', 'x'], 'tpu9'),
         (['-m', 'entropy', '--data_opt', 'nothing.yml', '--out', 'x'], 'nothing.yml'),
         (['-m', 'entropy', '--samples', '--out', 'taken'], 'taken'),
+        (['-m', 'entropy', '--samples', '--out', 'nowhere/x'], "there is no folder 'nowhere'"),
+        (['-m', 'entropy', '--data_opt', 'number.yml', '--out', 'x'], 'd is 5, not a section'),
+        (['-m', 'entropy', '--data_opt', 'text.yml', '--out', 'x'], 'mos_range'),
+        (['-m', 'entropy', '--data_opt', 'deep.yml', '--out', 'x'], 'nested more than 50 deep'),
     ],
 )
 def test_a_wrong_command_fails_with_a_sentence_before_any_work(page, arguments, reason, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path('taken').write_text('a file')
+    Path('number.yml').write_text('d: 5\n')
+    Path('text.yml').write_text('d: {type: AIGCIQADataset, meta_info_file: taken, mos_range: 5}\n')
+    Path('deep.yml').write_text('[' * 50_000)
     result = run(*arguments)
     assert result.exit_code == 2
     (sentence,) = [line for line in result.stderr.splitlines() if line]
@@ -363,3 +488,13 @@ def test_real_metrics_on_the_samples_give_scores_offline(page, tmp_path, monkeyp
     for row in table.iloc[[0, 7]].itertuples():
         assert row.score == pytest.approx(metric(row.path).item(), rel=1e-4)
     assert table['lower_better'].all()
+
+
+def test_results_that_cannot_be_written_are_a_sentence_and_the_scores_are_kept(page, data, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "'scores.csv' cannot be written: No space left on device")
+
+    monkeypatch.setattr(run_module, 'write_results', full)
+    result = run('-m', 'entropy', '-d', 'agiqa3k', '--data', data, '--out', tmp_path / 'out')
+    assert result.exit_code == 1 and 'The scores are kept.' in result.stderr, result.output
+    assert len(Brightness.asked)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from align_iqa_plugin.cli import app
 from align_iqa_plugin.data.images import DIED, read_image
+from align_iqa_plugin.data.labels import read_labels
 from align_iqa_plugin.data.releases import RELEASES
 from align_iqa_plugin.data.splits import content_hashes, image_level_split, prompt_disjoint_split, split_name
 from align_iqa_plugin.register import register_datasets
@@ -105,7 +106,7 @@ def test_pyiqas_own_dataset_reads_the_csv(folder, tmp_path):
         (['{folder}', '-o', 'm.csv', '--image-column', 'file', '--score-column', 'rating'], ["'prompt'", 'caption']),
         (['{folder}', '-o', 'm.csv', '--release', 'agiqa3k'], ['no table of AGIQA-3K', "'mos_quality'"]),
         (['{folder}', '-o', 'm.csv', '--release', 'none'], ["unknown release 'none'", 'agiqa3k']),
-        (['{folder}', '-o', 'no/such/m.csv', *NAMED], ['no/such/m.csv', 'cannot be written']),
+        (['{folder}', '-o', 'no/such/m.csv', *NAMED], ['no/such/m.csv', 'there is no folder']),
         (['{folder}', '-o', '{folder}/data.csv', *NAMED], ['data.csv', 'another file']),
         (['{folder}', '-o', 'm.csv', *NAMED, '--images', '{folder}/no'], ['none of the 40 images', 'row 2']),
     ],
@@ -153,7 +154,8 @@ def test_every_release_is_prepared_and_read_again_by_its_splits(small_releases, 
     rows = read(tmp_path / 'meta.csv')
     splits = [name for name in rows[0] if 'split' in name]
     generators = sorted({row['generator'] for row in rows}) if 'generator' in rows[0] else []
-    assert splits[20:] == [f'generator_split_{generator}' for generator in generators]
+    official = ['official_split'] if release.test_table else []
+    assert splits[20:] == [*(f'generator_split_{generator}' for generator in generators), *official]
     options = {'type': 'AIGCIQADataset', 'dataroot_target': str(small_releases / release.name / release.image_folder)}
     options |= {'name': 'small', 'meta_info_file': str(tmp_path / 'meta.csv'), 'split_index': splits[-1]}
     options |= {} if release.prompt_column else {'prompt_column': None}
@@ -350,7 +352,7 @@ def test_the_option_file_of_a_release_gives_pyiqas_benchmark_its_images(small_re
     options |= {'num_worker_per_gpu': 0, 'prefetch_mode': 'cpu', 'num_prefetch_queue': 8}
     dataset = build_dataset(options)
     images = len(read(small_releases / release.name / release.table)) if release.table.endswith('.csv') else len(dataset)
-    assert len(dataset) == (24 if release.key == 'agiqa3k' else images)
+    assert len(dataset) == {'agiqa3k': 24, 'biq2021': 8}.get(release.key, images)
     batch = next(iter(build_dataloader(dataset, options, num_gpu=0)))
     assert batch['img'].shape == (1, 3, 8, 8) and batch['mos_label'].shape == (1, 1)
     assert batch['prompt'] == [''] if release.prompt_column is None else batch['prompt'][0].strip()
@@ -379,3 +381,39 @@ def test_the_real_live_challenge_is_prepared_without_prompts(data_folder, tmp_pa
     rows = read(tmp_path / 'live.csv')
     assert list(rows[0])[:3] == ['name', 'mos', 'std'] and len(rows) == 727 and len(rows[0]) == 23
     assert Counter(row[split_name(1)] for row in rows) == {'train': 508, 'val': 73, 'test': 146}
+
+
+def test_a_name_cannot_forge_a_line_of_verify(folder):
+    forged = 'gone.png\nmissing: row 3: 001.png\x1b[1A\x1b[2K'
+    with open(folder / 'data.csv', 'a', encoding='utf-8', newline='') as file:
+        csv.writer(file).writerow(['a cat', '', forged, '1'])
+    result = run('verify', folder, *NAMED, '--workers', '1')
+    assert result.exit_code == 1 and '\x1b' not in result.output
+    assert [line for line in result.stdout.splitlines() if line.startswith('missing: ')] == [
+        line for line in result.stdout.splitlines() if 'gone.png' in line
+    ]
+
+
+def test_a_folder_named_like_markup_is_shown_as_it_is_called(folder, tmp_path):
+    folder = folder.rename(tmp_path / '[red]set[_x]')
+    result = run('prepare', folder, '-o', tmp_path / 'm.csv', *NAMED)
+    assert result.exit_code == 0, result.output
+    assert '[red]set[_x]' in ''.join(result.stdout.split())
+
+
+def test_an_output_in_no_folder_is_found_before_the_labels_are_read(tmp_path):
+    result = run('prepare', tmp_path / 'none', '-o', tmp_path / 'nowhere' / 'm.csv')
+    assert result.exit_code == 2 and 'there is no folder' in result.stderr
+
+
+def test_a_prompt_that_looks_like_a_formula_is_neutral_in_the_file_and_whole_in_training(folder, tmp_path):
+    prompt = '=HYPERLINK("http://x","y")'
+    rows = read(folder / 'data.csv')
+    rows[5]['caption'] = prompt
+    with open(folder / 'data.csv', 'w', encoding='utf-8', newline='') as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert run('prepare', folder, '-o', tmp_path / 'm.csv', *NAMED).exit_code == 0
+    assert read(tmp_path / 'm.csv')[5]['caption'] == f"'{prompt}"
+    assert read_labels(tmp_path / 'm.csv', images=folder, prompt_column='caption').rows[5].prompt == prompt

@@ -1,10 +1,14 @@
 """`align-iqa evaluate`: wrong commands end before any work. Its numbers are tested in test_correlation.py."""
 
+import json
+import shutil
+
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from align_iqa_plugin.cli import app
+from align_iqa_plugin.evaluation.predict import Predictions
 
 
 def run(*words):
@@ -41,6 +45,24 @@ def test_a_wrong_command_fails_with_a_sentence(words, sentence, rated, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+def test_no_output_replaces_the_tables_of_a_release(small_releases):
+    for table in sorted((small_releases / 'BIQ2021').glob('*.csv')):
+        before = table.read_bytes()
+        result = run('evaluate', small_releases / 'BIQ2021', '--output', table)
+        assert result.exit_code == 2 and 'would overwrite' in result.stderr
+        assert table.read_bytes() == before
+
+
+def test_the_official_test_images_of_a_release_are_evaluated(small_releases, tmp_path):
+    folder = shutil.copytree(small_releases / 'BIQ2021', tmp_path / 'BIQ2021')
+    for number, image in enumerate((folder / 'Images').iterdir()):
+        Image.new('RGB', (32, 32), (5 * number, 0, 0)).save(image)
+    result = run('evaluate', folder, '--split', 'official_split', '--output', tmp_path / 'numbers.json')
+    assert result.exit_code == 0, result.output
+    images = json.loads((tmp_path / 'numbers.json').read_text())['images']
+    assert [each['image'] for each in images] == [f'ss0{i % 3 + 1} ({i}).jpg' for i in range(40, 48)]
+
+
 def test_no_output_replaces_the_labels(rated):
     labels = rated / 'data.csv'
     before = labels.read_bytes()
@@ -48,3 +70,34 @@ def test_no_output_replaces_the_labels(rated):
         result = run('evaluate', data, '--output', labels)
         assert result.exit_code == 2 and 'would overwrite' in result.stderr
     assert labels.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ('words', 'sentence'),
+    [(['--output', 'nowhere/x.json', '--phase', 'tset'], 'there is no folder'), (['--device', 'warp'], "device 'warp'")],
+)
+def test_the_output_and_then_the_device_are_checked_before_the_data(words, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for data in ('none', 'x' * 300):
+        result = run('evaluate', data, *words)
+        assert result.exit_code == 2 and sentence in result.stderr, result.output
+
+
+def test_a_name_that_is_too_long_is_a_sentence(tmp_path):
+    result = run('evaluate', tmp_path / ('x' * 300), '--device', 'cpu')
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith('align-iqa evaluate: ') and 'File name too long' in result.stderr
+
+
+def test_an_output_that_cannot_be_written_in_the_end_is_a_sentence(rated, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('align_iqa_plugin.archs.pretrained.create_align_iqa', lambda **_: None)
+    predictions = Predictions(scores=[0.0, 1.0, 2.0], mos=[1.0, 2.0, 3.0], paths=['a', 'b', 'c'])
+    monkeypatch.setattr('align_iqa_plugin.evaluation.predict.predict', lambda *_, **__: predictions)
+    monkeypatch.setattr('os.replace', full)
+    result = run('evaluate', rated, '--output', tmp_path / 'x.json', '--device', 'cpu')
+    assert result.exit_code == 1 and 'SRCC' in result.stdout, result.output
+    assert result.stderr == f"align-iqa evaluate: '{tmp_path / 'x.json'}' cannot be written: No space left on device.\n"
+    assert not list(tmp_path.iterdir())

@@ -254,3 +254,8 @@ def test_a_checkpoint_that_tells_nothing_has_to_be_whole(work, tmp_path):
 def test_a_checkpoint_without_the_frozen_weights_is_a_small_part_of_one_with_them(work):
     part, whole = ((work[0] / name).stat().st_size for name in ('net.pth', 'whole.pth'))
     assert part < whole / 10
+
+
+def test_the_file_has_the_mode_that_the_user_gives_to_new_files(exported, tmp_path):
+    (tmp_path / 'new').touch()
+    assert exported.stat().st_mode == (tmp_path / 'new').stat().st_mode

@@ -197,7 +197,7 @@ def test_a_network_that_cannot_be_loaded_is_one_sentence(tmp_path, monkeypatch):
     def broken(device, weights):
         raise RuntimeError('Error(s) in loading state_dict:\n\tMissing key(s)')
 
-    monkeypatch.setattr(metric_module, 'PyiqaMetric', broken)
+    monkeypatch.setattr(metric_module, 'NetworkMetric', broken)
     result = run('--samples')
     assert result.exit_code == 2
     sentence = 'the network cannot be loaded: RuntimeError: Error(s) in loading state_dict: Missing key(s)'
@@ -241,12 +241,17 @@ def test_ctrl_c_writes_what_has_been_scored_and_the_same_command_goes_on(five, u
     is_complete_now(use, five, scored_again=3)
 
 
+def run_in_a_terminal(*arguments):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
+    run(*arguments)
+
+
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs processes that inherit the metric')
 @pytest.mark.parametrize('number', ['SIGKILL', 'SIGTERM', 'SIGHUP'])
 def test_a_killed_command_loses_nothing_that_was_saved_and_goes_on(five, use, monkeypatch, number):
     monkeypatch.setattr(score_folder, 'FILE_SECONDS', 0)
     use(Brightness(3, lambda: os.kill(os.getpid(), getattr(signal, number))))
-    process = multiprocessing.get_context('fork').Process(target=run, args=five)
+    process = multiprocessing.get_context('fork').Process(target=run_in_a_terminal, args=five)
     process.start(), process.join()
     assert process.exitcode == -getattr(signal, number)
     assert not Path('out.csv').exists()

@@ -227,3 +227,20 @@ def test_a_run_that_is_terminated_and_killed_ends_as_one_that_is_not(tiny_option
 @pytest.mark.slow
 def test_a_run_that_is_killed_many_times_ends_as_one_that_is_not(tiny_options, tmp_path, differences):
     assert differences(*killed_and_whole(tmp_path, tiny_options, [signal.SIGKILL] * 7, total=400)) == []
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(work, monkeypatch):
+    def locked(*_, **__):
+        raise PermissionError(13, 'Permission denied', 'experiments/tiny')
+
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(training, 'train', locked)
+    monkeypatch.setattr('align_iqa_plugin.models.options_check.check_options', lambda options: None)
+    result = CliRunner().invoke(app, ['train', '--opt', 'tiny.yml'])
+    assert result.exit_code == 1
+    assert result.stderr.endswith("align-iqa train: 'experiments/tiny': Permission denied.\n")
+
+
+def test_the_resolved_file_is_checked_before_the_option_file_is_read(tmp_path):
+    result = CliRunner().invoke(app, ['train', '--opt', 'none.yml', '--resolve', str(tmp_path / 'nowhere' / 'x.yml')])
+    assert result.exit_code == 2 and 'there is no folder' in result.stderr

@@ -64,11 +64,11 @@ def test_a_release_is_found_below_the_folder_of_data_sets_or_in_its_own(small_re
     assert images[0].generator == 'AttnGAN' and images[0].prompt_id == '000'
 
 
-@pytest.mark.parametrize('name', ['agiqa1k', 'aigciqa2023', 'aigiqa20k', 'pkuaigiqa4k', 'livechallenge'])
+@pytest.mark.parametrize('name', ['agiqa1k', 'aigciqa2023', 'aigiqa20k', 'pkuaigiqa4k', 'livechallenge', 'biq2021'])
 def test_every_release_can_be_read(small_releases, name):
     images = read_dataset(dataset_options(name, {}, small_releases))
     assert images and all(image.sha256 and math.isfinite(image.mos) and not image.problem for image in images)
-    assert any(image.prompt for image in images) == (name != 'livechallenge')
+    assert any(image.prompt for image in images) == (name not in ('livechallenge', 'biq2021'))
 
 
 @pytest.mark.parametrize('file', sorted((ROOT / 'options' / 'data').glob('*.yml')), ids=lambda file: file.stem)
@@ -81,6 +81,12 @@ def test_our_option_files_name_the_images_that_the_dataset_of_pyiqa_would_have(s
         images = read_dataset(options)
         dataset = AIGCIQADataset(options)
         assert [(image.path, image.mos, image.prompt) for image in images] == [tuple(item[:3]) for item in dataset.paths_mos]
+
+
+def test_the_official_split_of_a_release_is_chosen_by_its_name(small_releases):
+    options = dataset_options('biq2021', {}, small_releases)
+    counts = {phase: len(read_dataset(options, split='official_split', phase=phase)) for phase in ('train', 'val', 'test')}
+    assert counts == {'train': 36, 'val': 4, 'test': 8}
 
 
 @pytest.mark.parametrize('phase', ['train', 'test'])

@@ -317,7 +317,7 @@ def test_metrics_of_an_option_file_are_known_to_pyiqa(tmp_path):
     [
         ('mine: {metric_opts: {}, metric_mode: NR}', 'mine needs metric_opts'),
         ('mine: {metric_opts: {type: Entropy}}', 'mine needs metric_opts'),
-        ('mine: Entropy', 'mine needs metric_opts'),
+        ('mine: Entropy', "mine is 'Entropy', not a section"),
         ('mine: [', 'not valid YAML'),
         ('', 'no sections'),
         ('mine: !!python/object/apply:os.system [exit]', 'not valid YAML'),

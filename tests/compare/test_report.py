@@ -14,7 +14,9 @@ from PIL import Image
 from scipy import stats
 
 import align_iqa_plugin
+from align_iqa_plugin.compare.behaviour import summarise_behaviour
 from align_iqa_plugin.compare.report import explorer, page
+from align_iqa_plugin.compare.report.behaviour import behaviour_csv, behaviour_view
 from align_iqa_plugin.compare.report.leaderboard import efficiency_csv, field_form, leaderboard_csv, leaderboard_markdown
 from align_iqa_plugin.compare.report.page import write_page
 
@@ -125,8 +127,27 @@ def painted(folder, count, size=256):
 METRICS = {'good': (0.2, False), 'middling': (0.8, False), 'reversed': (0.5, True), 'poor': (4.0, False)}
 
 
+def behaviour_of(copy_table, metrics, images, dataset='set a'):
+    """Metrics that fall by known amounts, each more than the one before; the second is constant, the third fails once."""
+
+    def score(place):
+        def of_copy(image, copy, level):
+            if place == 2 and (copy, level) == ('jpeg', 2) and image == images[0]:
+                return np.nan
+            rise = {'noise': 0.3, 'contrast': 0.0}.get(copy, -0.4 * (1 + place))
+            fine = 5 + len(image) + images.index(image) % 7 if image else 3
+            return 1.0 if place == 1 else fine + rise * level - 0.1 * (copy == 'flip')
+
+        return of_copy
+
+    copies = [copy_table(images, score(place), metric=metric, dataset=dataset) for place, metric in enumerate(metrics)]
+    copies = pd.concat(copies, ignore_index=True)
+    copies['reason'] = copies['reason'].replace('broke', 'made <i>it</i> fail')
+    return summarise_behaviour(copies, copies[copies['copy'] == 'original'], seed=0, resamples=50)
+
+
 @pytest.fixture(scope='module')
-def comparison(tmp_path_factory):
+def comparison(tmp_path_factory, copy_table):
     """Arguments of `write_page` for 40 images, 4 metrics and hostile texts."""
     folder = tmp_path_factory.mktemp('images')
     images = painted(folder, 40, size=64)
@@ -138,7 +159,9 @@ def comparison(tmp_path_factory):
     failed = (scores['metric'] == 'poor') & scores['image'].isin(['image_0003.png', 'image_0007.png'])
     scores.loc[failed, ['score', 'reason']] = np.nan, 'out of <i>memory</i>'
     metrics = metric_table(METRICS, absent='needs the file <weights.pth>')
-    return {'summary': summary_of(scores), 'scores': scores, 'metrics': metrics, 'provenance': PROVENANCE}
+    summary = summary_of(scores)
+    summary['datasets']['set a']['behaviour'] = behaviour_of(copy_table, METRICS, [path.name for path in images[:9]])
+    return {'summary': summary, 'scores': scores, 'metrics': metrics, 'provenance': PROVENANCE}
 
 
 @pytest.fixture(scope='module')
@@ -158,8 +181,8 @@ def data_of(text):
 def test_all_files_are_there_and_the_page_links_to_them(written):
     names = {path.name for path in written.iterdir()}
     assert names == {
-        *('index.html', 'leaderboard.csv', 'leaderboard.md', 'efficiency.csv', 'scores.parquet'),
-        *(f'{kind}_set_a.{ending}' for kind in ('ranking', 'scatter') for ending in ('png', 'svg')),
+        *('index.html', 'leaderboard.csv', 'leaderboard.md', 'efficiency.csv', 'behaviour.csv', 'scores.parquet'),
+        *(f'{kind}_set_a.{ending}' for kind in ('ranking', 'scatter', 'behaviour') for ending in ('png', 'svg')),
     }
     text = (written / 'index.html').read_text()
     linked = set(re.findall(r'<li><a href="([^"#]+)"', text))
@@ -257,6 +280,55 @@ def test_an_empty_summary_is_refused(comparison, tmp_path):
     with pytest.raises(ValueError, match='no data set'):
         write_page(tmp_path / 'page', **{**comparison, 'summary': {'datasets': {}}})
     assert not (tmp_path / 'page').exists()
+
+
+# ---------------------------------------------------------------- behaviour
+
+
+def test_the_behaviour_file_has_a_row_for_each_number(comparison):
+    table = pd.read_csv(io.StringIO(behaviour_csv(comparison['summary'])), keep_default_na=False)
+    table = table.set_index(['metric', 'measure', 'of', 'level'])['value']
+    behaviour = comparison['summary']['datasets']['set a']['behaviour']['metrics']['good']
+    assert float(table['good', 'monotone share', 'blur', '']) == behaviour['monotone']['blur']['value'] == 1
+    assert float(table['good', 'mean score, SD', 'blur', '4']) == behaviour['levels']['blur'][4]
+    assert float(table['good', 'mean change, raw', 'flip', '']) == pytest.approx(-0.1)
+    assert float(table['good', 'share of images that score worse', 'black', '']) == 0
+    assert table['middling', 'mean change, SD', 'flip', ''] == '', 'undefined'
+    assert len(table) == 4 * (6 + 5 * 5 + 9 * 4 + 3)
+
+
+def test_the_page_shows_shares_changes_and_failed_copies(written):
+    text = (written / 'index.html').read_text()
+    section = text[text.index('Behaviour without ratings') : text.index('<h3>Images without a score')]
+    (row,) = re.findall(r'<tr><th scope="row" class="name">good</th>(.*?)</tr>', section, re.S)[:1]
+    # blur, jpeg and resize of five kinds
+    assert re.findall(r'>([^<]+ %|–)<', row) == ['60 %', '60 to 60 %', *('100 %', '100 %', '0 %', '100 %', '0 %'), *['0 %'] * 3]
+    assert '(0.1)' in section and '−0.1' in section
+    assert 'image_0000.png, jpeg 2' in section and html.escape('made <i>it</i> fail') in section
+    assert section.count('<polyline') == 3 * 5, 'a line for each metric whose scores differ, in each panel'
+    assert 'reversed (turned over)' not in section and 'nan' not in section
+
+
+def test_lines_of_better_scores_stand_higher_and_grid_lines_are_few(comparison):
+    view = behaviour_view(comparison['summary']['datasets']['set a']['behaviour'])
+    assert [panel['kind'] for panel in view['panels']] == ['blur', 'jpeg', 'noise', 'resize', 'contrast']
+    width, height = view['panel_size']
+    for panel in view['panels']:
+        assert 3 <= len(panel['grid']) <= 9 and '0' in [text for _, text in panel['grid']]
+        for _, _, points in panel['lines']:
+            places = [tuple(map(float, point.split(','))) for point in points.split()]
+            assert all(0 <= x <= width and 0 <= y <= height for x, y in places)
+            heights = [-y for _, y in places]
+            rising = {'noise': sorted(heights), 'contrast': [heights[0]] * 5}.get(panel['kind'], sorted(heights)[::-1])
+            assert heights == rising
+    assert len({line for _, line in view['legend']}) == 4
+
+
+def test_a_page_without_copies_has_no_section_and_no_file_for_them(comparison):
+    summary = json.loads(json.dumps(comparison['summary']))
+    del summary['datasets']['set a']['behaviour']
+    text = page.page_html(summary, comparison['scores'], comparison['metrics'], PROVENANCE)
+    assert 'Behaviour' not in text and '<polyline' not in text
 
 
 # ---------------------------------------------------------------- the page as text

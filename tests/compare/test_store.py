@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align_iqa_plugin.compare import store as module
+from align_iqa_plugin.compare import tables
 from align_iqa_plugin.compare.store import Configuration, LabelledImage, Result, Store, StoreError
 
 ROOT = Path(module.__file__).parents[2]
@@ -203,14 +204,57 @@ def test_the_docstring_names_every_table_and_column_and_its_query_runs(store):
         "SELECT type, name, (SELECT group_concat(name, ' ') FROM pragma_table_info(sqlite_master.name)) FROM sqlite_master "
         "WHERE type IN ('table', 'view')"
     ):
-        assert f'``{name}``' in module.__doc__, (kind, name)
+        assert f'``{name}``' in tables.__doc__, (kind, name)
         for column in columns.split() if kind == 'table' else []:
-            assert re.search(rf'\b{column}\b', module.__doc__), (name, column)
-    query = re.search(r'^ +(SELECT .*;)$', module.__doc__, re.MULTILINE)[1]
+            assert re.search(rf'\b{column}\b', tables.__doc__), (name, column)
+    query = re.search(r'^ +(SELECT .*;)$', tables.__doc__, re.MULTILINE)[1]
     store.put_images('set', [image(1, generator='DALLE2')])
     use(store, PLAIN)
     store.put_scores(PLAIN, [Result('sha1', '', 0.5)], 'cpu')
     assert store._database.execute(query).fetchall() == [('entropy', 'DALLE2', 0.5)]
+
+
+# Copies
+
+
+def copy_of(number, copy, level=0, **more):
+    return replace(image(number, content=f'{number} {copy} {level}', **more), path=f'copy://{copy}', copy=copy, level=level)
+
+
+COPIES = [replace(image(1), copy='original'), copy_of(1, 'blur', 1), copy_of(1, 'flip')]
+COPY_COLUMNS = 'dataset metric image prompt copy level path sha256 score reason lower_better uses_prompt'.split()
+
+
+def test_copies_are_pending_after_the_images_and_stand_in_a_table_of_their_own(store):
+    store.put_images('set', [image(1), image(2), *COPIES])
+    use(store, PLAIN)
+    contents = ['sha1', 'sha2', 'sha1 blur 1', 'sha1 flip 0']
+    assert wanted(store, PLAIN) == [(content, ('',)) for content in contents]
+    store.put_scores(PLAIN, [Result(content, '', 0.5, seconds=1.0) for content in contents[:2]], 'cpu')
+    store.put_scores(PLAIN, [Result(contents[2], '', 0.25, seconds=9.0)], 'cpu')
+    assert wanted(store, PLAIN) == [(contents[3], ('',))]
+    assert store.score_table()['image'].tolist() == ['1.png', '2.png']
+    table = store.copy_table()
+    assert table.columns.tolist() == COPY_COLUMNS
+    assert table[['image', 'copy', 'level', 'reason']].values.tolist() == [
+        ['1.png', 'original', 0, ''],
+        ['1.png', 'blur', 1, ''],
+        ['1.png', 'flip', 0, 'is not scored yet.'],
+    ]
+    assert table['score'].tolist()[:2] == [0.5, 0.25]
+    assert store.metric_table()['seconds'].tolist() == [1.0], 'of the images alone'
+
+
+def test_copies_have_no_rows_for_metrics_that_were_not_asked_to_score_them(store):
+    other = replace(PLAIN, metric='other')
+    store.put_images('set', [image(1), *COPIES])
+    use(store, PLAIN), use(store, other)
+    assert store.copy_table().columns.tolist() == COPY_COLUMNS and len(store.copy_table()) == 0
+    store.put_scores(other, [Result('sha1', '', 0.5)], 'cpu')
+    store.put_scores(PLAIN, [Result('sha1 flip 0', '', None, 'broke')], 'cpu')
+    assert store.copy_table()['metric'].tolist() == ['entropy'] * 3
+    store.put_images('set', [image(1)])
+    assert len(store.copy_table()) == 0, 'new labels replace the copies too'
 
 
 # Several processes, and how they end
@@ -381,9 +425,28 @@ def test_a_database_of_0_3_0_is_migrated_in_place_and_goes_on(of_v030):
         assert store.score_table()['score'].notna().sum() == 3
 
 
+@pytest.mark.parametrize('indexes', ['', 'CREATE INDEX images_copy ON images (position, dataset);'])
+def test_a_database_without_copies_gets_their_columns_and_goes_on(tmp_path, indexes):
+    """That of 0.4.0, and one with an index of its own columns."""
+    path = tmp_path / 'scores.sqlite'
+    with Store(path) as store:
+        store.put_images('set', [image(1)])
+        use(store, PLAIN)
+        store.put_scores(PLAIN, [Result('sha1', '', 0.5)], 'cpu')
+        rows = store.score_table()
+        store._database.executescript(
+            'DROP VIEW copy_table; DROP VIEW score_table; CREATE VIEW score_table AS SELECT 1; DROP INDEX images_copy; '
+            f'ALTER TABLE images DROP COLUMN copy; ALTER TABLE images DROP COLUMN level; {indexes} PRAGMA user_version = 2;'
+        )
+    with Store(path) as store:
+        assert store.score_table().equals(rows)
+        store.put_images('set', [image(1), *COPIES])
+        assert len(wanted(store, PLAIN)) == 2
+
+
 def test_a_migration_that_fails_changes_nothing(of_v030, monkeypatch):
     path, rows = of_v030
-    monkeypatch.setattr(module, '_FROM_LAYOUT_1', module._FROM_LAYOUT_1 + 'SELECT no_such_function();')
+    monkeypatch.setattr(module, 'FROM_LAYOUT_1', module.FROM_LAYOUT_1 + 'SELECT no_such_function();')
     with pytest.raises(StoreError):
         Store(path)
     database = sqlite3.connect(path)

@@ -61,3 +61,11 @@ def test_all_problems_come_in_one_error(tmp_path):
 def test_a_missing_table_is_an_error(tmp_path):
     with pytest.raises(ValueError, match='cannot be read: No such file'):
         read_image_table(str(tmp_path / 'none.csv'))
+
+
+def test_names_of_windows_and_macos_lead_to_the_files(table, tmp_path):
+    (tmp_path / 'sub').mkdir()
+    for name in ('sub/a.png', 'u\u0308.png'):
+        (tmp_path / name).touch()
+    found = read_image_table(table(image=['sub\\a.png', '\u00fc.png', 'no\\ne.png']))
+    assert [image for image, _ in found] == [str(tmp_path / name) for name in ('sub/a.png', 'u\u0308.png', 'no\\ne.png')]

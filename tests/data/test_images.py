@@ -1,10 +1,12 @@
-"""read_image: every common kind of picture becomes upright 8-bit RGB on white, and damage becomes an ImageError."""
+"""read_image: every picture of a known format becomes upright 8-bit RGB on white, and damage becomes an ImageError."""
 
 import io
 import struct
+import sys
 import warnings
 import zlib
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +56,32 @@ def test_the_content_and_not_the_ending_decides_the_format(tmp_path):
 def test_a_path_may_be_a_string(tmp_path):
     noise().save(tmp_path / 'a.png')
     assert difference(read_image(str(tmp_path / 'a.png')), read_image(tmp_path / 'a.png')) == 0
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'TIFF'])
+def test_the_content_of_a_file_and_an_opened_picture_are_read_as_the_file_is(tmp_path, kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    noise().save(tmp_path / 'a', format=kind, exif=exif)
+    expected = read_image(tmp_path / 'a')
+    assert expected.size == (36, 48)
+    assert difference(read_image((tmp_path / 'a').read_bytes()), expected) == 0
+    with Image.open(tmp_path / 'a') as opened:
+        assert difference(read_image(opened), expected) == 0
+        assert difference(read_image(opened), expected) == 0  # the first reading has not changed it
+
+
+def test_a_picture_of_pillow_keeps_its_mode(tmp_path):
+    picture = Image.new('LA', (40, 40), (9, 0))
+    assert read_image(picture).getpixel((0, 0)) == (255, 255, 255)
+    assert (picture.mode, picture.getpixel((0, 0))) == ('LA', (9, 0))
+
+
+def test_errors_without_a_file_say_what_was_given(tmp_path):
+    with pytest.raises(ImageError, match="^'a picture in bytes' is empty"):
+        read_image(b'')
+    with pytest.raises(ImageError, match="^'a picture of Pillow' holds floating-point pixels"):
+        read_image(Image.new('F', (40, 40)))
 
 
 @pytest.mark.parametrize('mode', ['1', 'L', 'P', 'RGB', 'CMYK', 'YCbCr'])
@@ -242,6 +270,36 @@ def test_each_problem_is_one_sentence_that_names_the_file(tmp_path):
         message = str(caught.value)
         assert message.startswith(f"'{tmp_path / name}' {reason}")
         assert message.endswith('.') and not message.endswith('..') and '\n' not in message
+
+
+@pytest.mark.parametrize(
+    ('name', 'beginning', 'words'),
+    [
+        ('a.heic', b'\0\0\0\x1cftypheic', r"in HEIF, which needs a package: pip install 'align-iqa-plugin\[heif\]'"),
+        ('a.heic', b'\0\0\0\x1cftypmif1', r'align-iqa-plugin\[heif\]'),
+        ('a.jxl', b'\xff\x0a', r'align-iqa-plugin\[jxl\]'),
+        ('a.jxl', b'\0\0\0\x0cJXL \r\n\x87\n', r'align-iqa-plugin\[jxl\]'),
+    ],
+)
+def test_a_format_that_needs_a_package_names_it(tmp_path, monkeypatch, name, beginning, words):
+    for module in ('pillow_heif', 'pillow_jxl'):
+        monkeypatch.setitem(sys.modules, module, None)
+    images._formats.cache_clear()
+    (tmp_path / name).write_bytes(beginning + bytes(99))
+    assert Path(name).suffix in images.ENDINGS
+    with pytest.raises(ImageError, match=words):
+        read_image(tmp_path / name)
+    images._formats.cache_clear()
+
+
+@pytest.mark.parametrize(('module', 'kind'), [('pillow_heif', 'HEIF'), ('pillow_jxl', 'JXL')])
+def test_a_format_is_read_where_its_package_is_there(tmp_path, module, kind):
+    plugin = pytest.importorskip(module)
+    getattr(plugin, 'register_heif_opener', bool)()
+    Image.new('RGB', (64, 48), (200, 10, 10)).save(tmp_path / 'a', format=kind)
+    images._formats.cache_clear()
+    image = read_image(tmp_path / 'a')
+    assert image.size == (64, 48) and np.abs(np.subtract(image.getpixel((9, 9)), (200, 10, 10))).max() < 9
 
 
 def test_ghostscript_is_never_run(tmp_path):

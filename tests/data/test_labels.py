@@ -154,7 +154,7 @@ def test_a_wrong_folder_is_one_problem(table, tmp_path):
     [
         ('', {}, 'is empty'),
         ('image,mos,prompt\n', {}, 'no rows'),
-        ('image;mos;prompt\na.png;1;a\n', {}, 'one column only'),
+        ('image|mos|prompt\na.png|1|a\n', {}, 'one column only'),
         ('image,mos,mos,prompt\na.png,1,2,a\n', {}, "more than one column 'mos'"),
         ('image,mos\na.png,1\n', {}, "no column 'prompt'; choose from image, mos"),
         ('image,mos,prompt\na.png,1,a\n', {'score_column': 'moss'}, "no column 'moss'; did you mean 'mos'?"),
@@ -216,6 +216,7 @@ RELEASED = {
     'AIGIQA-20K': (36, ['mos'], 12, None, 3),
     'PKU-AIGIQA-4K': (24, ['MOS_q', 'MOS_a', 'MOS_c'], 24, None, None),
     'LIVE-Challenge': (20, ['mos'], None, None, None),
+    'BIQ2021': (48, ['MOS'], None, None, None),
 }
 
 
@@ -237,10 +238,55 @@ def test_every_release_is_read_from_its_folder_alone(small_releases, name, named
         assert len(set(zip(labels.column('prompt_id'), labels.column('prompt'), strict=True))) == prompts
 
 
-@pytest.mark.parametrize('name', RELEASED)
+@pytest.mark.parametrize('name', [name for name in RELEASED if name != 'BIQ2021'])
 def test_the_table_itself_leads_to_its_release_as_well(small_releases, name):
     table = small_releases / name / find_release(name).table
     assert read_labels(table).rows == read_labels(small_releases / name).rows
+
+
+def test_the_folder_of_biq2021_stands_for_both_tables_and_each_table_for_itself(small_releases):
+    folder = small_releases / 'BIQ2021'
+    whole, *parts = map(read_labels, [folder, *(folder / table for table in find_release('biq2021').tables)])
+    assert whole.column('phase') == ['train'] * 40 + ['test'] * 8
+    for part, phase, count in zip(parts, ('train', 'test'), (40, 8), strict=True):
+        assert part.release is whole.release and part.column('phase') == [phase] * count
+        expected = [row.cells for row in whole.rows if row.cells[-1] == phase]
+        assert [row.cells for row in part.rows] == expected and part.rows[0].number == 2
+
+
+@pytest.fixture
+def biq2021(small_releases, tmp_path):
+    """A small copy of BIQ2021, to be damaged."""
+    return Path(shutil.copytree(small_releases / 'BIQ2021', tmp_path / 'BIQ2021'))
+
+
+def test_a_problem_of_the_second_table_names_it_and_its_row_there(biq2021):
+    table = biq2021 / 'Test (Images and MOS).csv'
+    table.write_text(table.read_text().replace('ss02 (40).jpg,', 'ss02 (40).jpg,1').replace('(41)', '(0)'))
+    assert [line.strip() for line in problems(read_labels(biq2021))[1:]] == [
+        "row 2 of 'Test (Images and MOS).csv': ss02 (40).jpg: MOS is 10.8511, outside its range 0 to 1.",
+        "row 3 of 'Test (Images and MOS).csv': ss03 (0).jpg: there is no such file in "
+        f'{biq2021} or its images/ or its Images/.',
+    ]
+    table.unlink()
+    with pytest.raises(LabelError, match=re.escape(f"'{table}' cannot be read")):
+        read_labels(biq2021)
+
+
+def test_in_a_release_a_row_names_the_file_that_exists_whatever_the_case_of_its_letters(biq2021):
+    labels = read_labels(biq2021)
+    assert labels.rows[7].cells[0] == 'ss02 (7).JPG' and labels.rows[7].path.endswith('Images/ss02 (7).JPG')
+    # with two such files, it is not known which one is meant
+    shutil.copy(biq2021 / 'Images' / 'ss02 (7).JPG', biq2021 / 'Images' / 'ss02 (7).Jpg')
+    if len(list((biq2021 / 'Images').iterdir())) == 49:  # where the file system tells cases apart
+        assert 'row 9: ss02 (7).jpg: there is no such file' in problems(read_labels(biq2021))[1]
+
+
+def test_neither_table_of_a_release_is_replaced(biq2021):
+    labels = read_labels(biq2021)
+    for table in labels.release.tables:
+        with pytest.raises(LabelError, match='write to another file'):
+            write_labels(labels, {}, biq2021 / table)
 
 
 def test_images_of_aigciqa2023_follow_generators_then_prompts(small_releases):
@@ -397,3 +443,27 @@ def test_the_real_live_challenge_is_sound(data_folder):
     labels.raise_problems()
     assert labels.release.key == 'livechallenge' and len(labels.rows) == 727
     assert (labels.prompt_column, labels.score_range) == (None, (0.0, 100.0))
+
+
+def test_a_prompt_of_blanks_is_as_empty_as_none(table):
+    text = 'image,mos,prompt\na.png,1,\na.png,1," "\nb.png,1,x\n'
+    assert problems(read_labels(table(text, ['a.png', 'b.png'])))[1:] == [
+        '  row 3: a.png: the same image and prompt as in row 2.'
+    ]
+
+
+def test_names_of_windows_lead_to_the_images_of_a_release(table, tmp_path):
+    path = table(f'{AGIQA}\nimages\\sd1.5_normal_001.jpg,a cat,,,,4.5,0.1,2.5,0.2\n', ['sd1.5_normal_001.jpg'], 'images')
+    labels = read_labels(path)
+    assert labels.problems == [] and [Path(row.path) for row in labels.rows] == [tmp_path / 'images/sd1.5_normal_001.jpg']
+    assert labels.generators == ['sd1.5']
+
+
+def test_names_with_accents_lead_to_images_of_macos(table, tmp_path):
+    labels = read_labels(table('image,mos\n\u00fc.png,1\n', ['u\u0308.png']), prompt_column=None)
+    assert labels.problems == [] and [row.path for row in labels.rows] == [str(tmp_path / 'u\u0308.png')]
+
+
+def test_a_decimal_comma_is_named_with_the_number_to_write(table):
+    labels = read_labels(table('image;mos\na.png;3,5\n', ['a.png']), prompt_column=None)
+    assert problems(labels)[1:] == ["  row 2: a.png: mos is '3,5', with a comma: write 3.5."]

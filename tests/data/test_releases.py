@@ -29,6 +29,12 @@ def test_a_range_has_a_lowest_and_a_highest_value(release):
 
 
 @each
+def test_the_folds_of_ipce_are_pairs_of_digits_of_a_release_with_numbered_prompts(release):
+    assert all(re.fullmatch(r'\d\d', digits) for digits in release.ipce_folds)
+    assert not release.ipce_folds or (len(release.ipce_folds) == 10 and 'prompt_id' in release.file_name)
+
+
+@each
 def test_every_entry_says_where_its_facts_come_from(release):
     assert release.source and release.home.startswith('http')
 

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from align_iqa_plugin.data.labels import LabelError, read_labels
 from align_iqa_plugin.data.splits import (
     content_hashes,
+    fixed_test_split,
     generator_split_name,
     image_level_split,
     image_split_name,
+    ipce_split_name,
     leave_one_generator_out_split,
     prompt_disjoint_split,
     prompt_groups,
@@ -208,6 +210,42 @@ def test_validation_is_a_tenth_of_the_prompts_with_all_images_of_the_other_gener
     assert len(vals) == 3 and all(len(prompts) == 6 for prompts in vals)
 
 
+def test_the_official_split_takes_its_validation_from_the_training_images(small_releases):
+    labels = read_labels(small_releases / 'BIQ2021')
+    phases = split_by_name(labels, 'official_split')
+    assert Counter(phases) == {'train': 36, 'val': 4, 'test': 8}
+    assert [phase == 'test' for phase in phases] == [phase == 'test' for phase in labels.column('phase')]
+    assert split_names(labels)[20:] == ['official_split']
+
+
+def test_without_a_table_of_test_images_there_is_no_official_split(small_releases):
+    with pytest.raises(LabelError, match='official_split'):
+        split_by_name(read_labels(small_releases / 'LIVE-Challenge'), 'official_split')
+
+
+def test_a_copy_of_a_test_image_is_in_no_phase():
+    contents = [f'content {i}' for i in range(20)] + ['content 0']
+    for val in (True, False):
+        phases = fixed_test_split([i < 5 for i in range(21)], [''] * 21, contents, order='', val=val)
+        assert phases[:5] == ['test'] * 5 and phases[20] == 'unused'
+        assert Counter(phases[5:20]) == ({'train': 13, 'val': 2} if val else {'train': 15})
+
+
+def test_the_folds_of_ipce_are_prompts_of_agiqa_3k_with_and_without_a_validation_part(small_releases):
+    labels = read_labels(small_releases / 'AGIQA-3K')
+    contents = content_hashes([row.path for row in labels.rows])
+    ids = labels.column('prompt_id')
+    for fold in range(1, 11):
+        without, with_val = (split_by_name(labels, ipce_split_name(fold, val=val), contents) for val in (False, True))
+        assert Counter(without) == {'train': 96, 'test': 24} and Counter(with_val) == {'train': 84, 'val': 12, 'test': 24}
+        assert [phase == 'test' for phase in without] == [phase == 'test' for phase in with_val]
+        assert len(set(zip(ids, with_val, strict=True))) == len(set(ids))
+    with pytest.raises(LabelError, match=r'ipce_split_11.* ipce_split_01 to ipce_split_10\.'):
+        split_by_name(labels, 'ipce_split_11', contents)
+    with pytest.raises(LabelError, match="unknown split 'ipce_split_01'"):
+        split_by_name(read_labels(small_releases / 'AGIQA-1K'), 'ipce_split_01')
+
+
 @pytest.fixture
 def made(tmp_path):
     """Labels of 40 files by two generators, of 20 prompts."""
@@ -285,6 +323,19 @@ def test_the_splits_of_agiqa_3k_stay_what_they_were(agiqa_3k, kind, count, sha25
     names = [name for name in split_names(agiqa_3k[0]) if name.startswith(kind)]
     text = '\n'.join(','.join(split_by_name(agiqa_3k[0], name, agiqa_3k[1])) for name in names)
     assert len(names) == count and hashlib.sha256(text.encode()).hexdigest() == sha256
+
+
+@pytest.mark.data
+def test_the_folds_of_ipce_are_the_published_ones(agiqa_3k, data_folder):
+    labels, contents = agiqa_3k
+    lines = (data_folder / 'AGIQA-3K' / 'public_folds.csv').read_text().splitlines()[1:]
+    for fold, ids in (line.split(',') for line in lines):
+        phases = split_by_name(labels, ipce_split_name(int(fold)), contents)
+        rows = list(zip(labels.column('prompt_id'), phases, strict=True))
+        assert {prompt_id for prompt_id, phase in rows if phase == 'test'} == set(ids.split())
+        assert len({prompt_id for prompt_id, phase in rows if phase == 'train'}) == 240
+        assert phases.count('unused') <= 6
+    assert len(lines) == 10
 
 
 @pytest.mark.data

@@ -1,6 +1,7 @@
 """Tables are read as text, whatever their kind, and a table that is damaged or too large is an error that names it."""
 
 import os
+import pickle
 import zipfile
 
 import openpyxl
@@ -8,7 +9,7 @@ import pandas
 import pytest
 
 from align_iqa_plugin.data import tables
-from align_iqa_plugin.data.tables import TableError, read_table
+from align_iqa_plugin.data.tables import TableError, put_below, read_table
 
 TEXTS = ['None', 'null', 'NA', 'nan', '', ' a "cat", two ', '1e3', 'naïve 猫', 'TRUE', '007']
 
@@ -82,6 +83,28 @@ def test_excel_leaves_out_empty_rows_and_fills_up_short_ones(tmp_path):
     assert table.rows == [(2, ['001', 'None', '']), (4, ['2', '', '']), (5, ['0.1', 'True', '']), (6, ['', '', 'note'])]
 
 
+def test_a_column_without_name_and_cells_is_left_out(tmp_path):
+    (tmp_path / 'a.csv').write_text('image,,mos,,\na,note,1,,\nb,,2,,\nc,3\n')
+    table = read_table(tmp_path / 'a.csv')
+    assert table.header == ('image', '', 'mos')
+    assert table.rows == [(2, ['a', 'note', '1']), (3, ['b', '', '2'])]
+    assert [number for number, _ in table.problems] == [4]
+
+
+def test_rows_that_are_put_below_others_come_after_them_and_name_their_own_table(tmp_path):
+    (tmp_path / 'a.csv').write_text('image,mos,note\na,1,x\nb\n')
+    (tmp_path / 'b.csv').write_text('mos,image\n2,c\n3,d,e\n')
+    table = put_below(read_table(tmp_path / 'a.csv'), read_table(tmp_path / 'b.csv'))
+    assert (table.source, table.header) == (str(tmp_path / 'a.csv'), ('image', 'mos'))
+    assert [cells for _, cells in table.rows] == [['a', '1'], ['c', '2']]
+    with pytest.raises(TableError) as caught:
+        table.raise_problems()
+    _, *lines = str(caught.value).splitlines()
+    assert [line.split(':')[0].strip() for line in lines] == ['row 3', "row 3 of 'b.csv'"]
+    number = table.rows[1][0]
+    assert number > 3 and f'{number}' == str(pickle.loads(pickle.dumps(number))) == "2 of 'b.csv'"
+
+
 def test_the_large_columns_of_a_parquet_table_are_not_read(tmp_path):
     pandas.DataFrame({'image': ['a'], 'pixels': [b'x']}).to_parquet(tmp_path / 'a.parquet')
     table = read_table(tmp_path / 'a.parquet', columns=('image', 'prompt'))
@@ -153,3 +176,61 @@ def test_a_pipe_or_a_device_is_no_table(tmp_path, name):
     os.mkfifo(tmp_path / 'pipe.csv')
     with pytest.raises(TableError, match='pipe or a device'):
         read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize('separator', [',', ';', '\t'])
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_what_spreadsheets_write_as_csv_is_read(tmp_path, separator, encoding):
+    text = f'image{separator}mos{separator}prompt\na.png{separator}1.5{separator}"ein, zwei; drei"\n'
+    (tmp_path / 'a.csv').write_bytes(text.encode(encoding))
+    table = read_table(tmp_path / 'a.csv')
+    assert (table.header, table.rows) == (('image', 'mos', 'prompt'), [(2, ['a.png', '1.5', 'ein, zwei; drei'])])
+
+
+def test_another_encoding_is_named_with_its_line(tmp_path):
+    (tmp_path / 'a.csv').write_bytes('image,prompt\na.png,a\nb.png,für\n'.encode('cp1252'))
+    with pytest.raises(TableError, match=r'a.csv. is not a CSV in UTF-8 \(line 3\): save it as "CSV UTF-8"'):
+        read_table(tmp_path / 'a.csv')
+
+
+@pytest.mark.parametrize('kind', ['to_csv', 'to_excel'])
+def test_the_row_numbers_of_pandas_are_no_column(tmp_path, kind):
+    path = tmp_path / ('a.csv' if kind == 'to_csv' else 'a.xlsx')
+    frame = pandas.DataFrame({'image': ['a.png', 'b.png', 'c.png'], 'mos': [1, 2, 3]})
+    for part in (frame, frame[::-2]):
+        getattr(part, kind)(path)
+        table = read_table(path)
+        assert table.header == ('image', 'mos') and table.column('image') == list(part['image'])
+
+
+@pytest.mark.parametrize('text', [',b\n1,x\n1,y\n', ',b\na.png,x\n', 'a,b\n1,x\n'])
+def test_a_first_column_of_another_kind_stays(tmp_path, text):
+    (tmp_path / 'a.csv').write_text(text)
+    assert len(read_table(tmp_path / 'a.csv').header) == 2
+
+
+def test_a_row_cannot_forge_the_problem_of_another():
+    lines = tables.list_problems('a.csv', [(2, 'x\n  row 3: forged\x1b[1A')]).splitlines()
+    assert len(lines) == 2 and '\x1b' not in lines[1]
+
+
+def test_a_file_is_found_by_the_name_that_windows_or_macos_gives_it(tmp_path):
+    (tmp_path / 'sub').mkdir()
+    for name in ('sub/a.png', 'u\u0308.png', '\u00f6.png'):
+        (tmp_path / name).touch()
+    for name, found in [
+        ('sub/a.png', 'sub/a.png'),
+        ('sub\\a.png', 'sub/a.png'),
+        ('\u00fc.png', 'u\u0308.png'),
+        ('o\u0308.png', '\u00f6.png'),
+        ('./sub/../sub//a.png', 'sub/a.png'),
+        ('sub', None),
+        ('', None),
+        ('b.png', None),
+    ]:
+        path = tables.find_file(tmp_path, name)
+        assert path is None if found is None else os.path.samefile(path, tmp_path / found)
+    assert tables.find_file(tmp_path, './sub//a.png') == str(tmp_path / 'sub' / 'a.png')
+    (tmp_path / 'sub\\a.png').touch()
+    if os.name == 'posix':
+        assert tables.find_file(tmp_path, 'sub\\a.png').endswith('sub\\a.png')

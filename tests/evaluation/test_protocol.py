@@ -1,4 +1,7 @@
+import copy
+import hashlib
 import json
+import shutil
 import statistics
 
 import pytest
@@ -212,10 +215,63 @@ def test_folds_are_numbers_ranges_or_names():
 
 def test_leaving_generators_out_needs_to_know_them(tiny_images, tmp_path):
     with pytest.raises(ValueError, match='no column of generators'):
-        fold_columns('generator', {'dataroot_target': tiny_images, 'score_column': 'mos_quality'})
+        fold_columns('generator', {'datasets': {'train': {'dataroot_target': tiny_images, 'score_column': 'mos_quality'}}})
     rows = ['name,prompt,mos,generator', *(f'{i}.png,prompt {i},{i},{["glide", "sd1.5"][i % 2]}' for i in range(4))]
     (tmp_path / 'data.csv').write_text('\n'.join(rows))
     for i in range(4):
         Image.new('RGB', (8, 8), (i, 0, 0)).save(tmp_path / f'{i}.png')
-    columns = fold_columns('generator', {'dataroot_target': tmp_path})
+    columns = fold_columns('generator', {'datasets': {'train': {'dataroot_target': tmp_path}}})
     assert columns == {name: f'generator_split_{name}' for name in ('glide', 'sd1.5')}
+
+
+@pytest.fixture(scope='module')
+def ipce_options(fitted_options, tiny_images, tmp_path_factory):
+    """The fitted file for the same images under the names and columns of AGIQA-3K, two of each of 20 prompts."""
+    root = tmp_path_factory.mktemp('agiqa')
+    rows = ['name,prompt,adj1,adj2,style,mos_quality,std_quality,mos_align,std_align']
+    for i, line in enumerate((tiny_images / 'data.csv').read_text().splitlines()[1:]):
+        name, _, mos = line.split(',')
+        released = f'{"AttnGAN" if i % 2 else "glide"}_normal_{i // 2:03}.jpg'
+        shutil.copy(tiny_images / 'images' / name, root / released)
+        rows.append(f'{released},prompt {i // 2},,,,{mos},0,1,0')
+    (root / 'data.csv').write_text('\n'.join(rows))
+    options = copy.deepcopy(fitted_options)
+    for section in options['datasets'].values():
+        section['dataroot_target'] = str(root)
+    return options
+
+
+def test_on_the_folds_of_ipce_a_recipe_without_a_step_is_fitted_to_all_prompts_that_are_not_in_test(ipce_options, tmp_path):
+    results = tmp_path / 'results.json'
+    run_protocol(ipce_options, kind='ipce', folds=['1', '10'], root=tmp_path, output=results, report=print)
+    folds = json.loads(results.read_text())['folds']
+    assert {fold: numbers['column'] for fold, numbers in folds.items()} == {'1': 'ipce_split_01', '10': 'ipce_split_10'}
+    assert folds['1']['images'] == {'train': 32, 'val': 0, 'test': 8} and folds['1']['best'] == {}
+    section = ipce_options['datasets']['val'] | {'split_index': 'ipce_split_01', 'phase': 'test'}
+    prompts = {sample['prompt'] for sample in AIGCIQADataset(section)}
+    assert prompts == {f'prompt {i}' for i in (1, 6, 11, 16)}
+    checkpoint = tmp_path / 'experiments' / 'tiny_ipce_1' / 'models' / 'net_latest.pth'
+    assert folds['1']['network_sha256'] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    with pytest.raises(ValueError, match='another recipe or kind of split'):
+        run_protocol(ipce_options, kind='prompt', folds=['1'], root=tmp_path, output=results, report=print)
+
+    page = results_page([results])
+    values = [folds[fold]['test'][metric] for metric in ('SRCC', 'PLCC') for fold in ('1', '10')]
+    means = [f'{sum(pair) / 2:.4f}'.replace('0.', '.') for pair in (values[:2], values[2:])]
+    row = next(line for line in page.splitlines() if line.startswith('| tiny |'))
+    assert f'| {means[0]} / {means[1]} | 8 |' in row
+    assert '| IPCE | best on test, in each fold | .884 / .925 |' in page
+    assert '| ACL-IQA | best on test, in each fold | .897 / .928 |' in page
+
+
+def test_on_the_folds_of_ipce_an_epoch_is_chosen_on_a_part_of_the_training_prompts(ipce_options):
+    trained = ipce_options | {'train': ipce_options['train'] | {'total_iter': 5}}
+    assert fold_columns('ipce', trained)['10'] == 'ipce_val_split_10'
+    # without validation the last network counts, so that nothing is chosen
+    unvalidated = trained | {'datasets': {'train': trained['datasets']['train']}}
+    assert fold_columns('ipce', unvalidated)['10'] == 'ipce_split_10'
+
+
+def test_the_folds_of_ipce_are_of_agiqa_3k_alone(fitted_options):
+    with pytest.raises(ValueError, match=r'data\.csv is not the table of AGIQA-3K'):
+        fold_columns('ipce', fitted_options)

@@ -14,6 +14,7 @@ from pyiqa.utils import get_root_logger
 
 from align_iqa_plugin.models import run_options
 from align_iqa_plugin.models import trainer as training
+from align_iqa_plugin.models.options_file import read_file
 from align_iqa_plugin.models.trainer import Interrupted, TrainingError, train
 from align_iqa_plugin.models.training_state import latest_training_state, list_training_states
 from align_iqa_plugin.models.validation import Selection
@@ -379,3 +380,10 @@ def test_without_a_terminal_there_is_a_line_every_print_freq_and_no_bar(tiny_opt
     assert messages.count(' of 5: loss') == 2
     assert 'training:' not in messages  # the bar
     assert 'with parameters' not in messages  # the whole network is for the file
+
+
+def test_the_options_beside_the_log_are_read_back_as_they_were(tiny_options, tmp_path):
+    tiny_options['paper'] = {'row': '1e5'}  # a number to readers of YAML 1.2, and to ours, without quotes
+    tiny_options['train']['total_iter'] = 0
+    train(copy.deepcopy(tiny_options), root=tmp_path)
+    assert read_file(tmp_path / 'experiments' / 'tiny' / 'options.yml')['paper'] == {'row': '1e5'}

@@ -59,5 +59,5 @@ def test_a_process_may_enter_its_own_lock_again_and_has_it_until_the_outer_block
 
 def test_a_lock_that_cannot_be_made_is_an_error_that_names_it(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(ValueError, match='file/lock'), lock(tmp_path / 'file' / 'lock', 'is taken'):
+    with pytest.raises(OSError, match='file/lock. cannot be made'), lock(tmp_path / 'file' / 'lock', 'is taken'):
         pass

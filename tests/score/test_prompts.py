@@ -93,3 +93,17 @@ def test_a_wrong_prompts_file_is_an_error_that_names_it_and_the_row(folder, cont
 def test_a_missing_prompts_file_is_an_error(folder):
     with pytest.raises(ValueError, match='missing.csv.* cannot be read: No such file'):
         match_prompts(rows_of('a.png'), Path('missing.csv'))
+
+
+def test_a_name_with_accents_fits_a_file_of_macos(folder):
+    Path('p.csv').write_text('image,prompt\n\u00fc.png,a\no\u0308.png,b\n', encoding='utf-8')
+    rows = rows_of('u\u0308.png', '\u00f6.png')
+    assert match_prompts(rows, Path('p.csv')) == []
+    assert [row.prompt for row in rows] == ['a', 'b']
+
+
+def test_prompts_of_nothing_and_of_blanks_are_empty_both(folder):
+    Path('p.csv').write_text('image,prompt\na.png,\na.png," "\n')
+    rows = rows_of('a.png')
+    match_prompts(rows, Path('p.csv'))
+    assert 'has no prompt' in rows[0].error and 'empty' in rows[0].error

@@ -225,3 +225,13 @@ def test_unreadable_and_small_images_get_their_reasons(folder, monkeypatch):
     assert reasons[2] == 'is 8 x 40 pixels; the network needs at least 32 on each side.'
     assert reasons[3].startswith('is 1,000 x 40, which is averaged down to 500 x 20 pixels')
     assert results[2].decoded.full_size == (8, 40)
+
+
+def test_a_copy_is_scored_as_it_is_made_and_its_time_is_not_that_of_reading(tmp_path):
+    Image.new('RGB', (40, 40), 'white').save(tmp_path / 'a.png')
+    files = [(f'copy://{name}/0/{tmp_path}/a.png', None) for name in ('flip', 'crop 4', 'black')]
+    results = scored([(str(tmp_path / 'a.png'), None), *files, (f'copy://flip/0/{tmp_path}/b.png', None)], Brightness())
+    assert [result.score for result in results] == [1, 1, 1, 0, None]
+    assert [result.decoded.full_size for result in results[:4]] == [(40, 40), (40, 40), (32, 32), (512, 512)]
+    assert [result.decoded.seconds is None for result in results] == [False, True, True, True, True]
+    assert results[4].reason == 'does not exist.'

@@ -1,5 +1,6 @@
 """A folder of scores: each image once, files whole, and nothing mixed that does not belong together."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -202,3 +203,12 @@ def test_a_removed_folder_is_gone(folder, tmp_path):
     opened.add([row('a', 1.0)])
     opened.remove()
     assert not (tmp_path / 'scores').exists()
+
+
+@pytest.mark.skipif(os.name == 'nt' or os.uname().sysname == 'Darwin', reason='names are Unicode there')
+def test_a_folder_whose_name_is_no_utf8_keeps_scores(tmp_path):
+    for rows in ([row('a', 1.5), row('b', None, error='broken')], []):
+        folder = ScoreFolder(tmp_path / '\udcff', 'weights 1')
+        folder.add(rows)
+        assert folder.read_scored(['a', 'b']).keys() == {('a', None)}
+        folder.close()

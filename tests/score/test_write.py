@@ -103,3 +103,18 @@ def test_the_rank_correlation_is_that_of_the_rows_with_a_score():
 
 def test_equal_scores_have_no_rank_correlation():
     assert 'not defined' in correlation_with_mos([Row('a', Path('a'), mos=mos, score=1.0) for mos in (1, 2)])
+
+
+def test_a_formula_in_a_name_is_neutral_and_the_score_stays_a_number(folder):
+    write_all('out.csv', Row('=1+1.png', Path('=1+1.png'), '-x\ry', score=-0.5))
+    with open('out.csv', encoding='utf-8', newline='') as file:
+        (row,) = csv.DictReader(file)
+    assert (row['image'], row['prompt'], row['score']) == ("'=1+1.png", "'-x\ry", '-0.5')
+
+
+@pytest.mark.skipif(os.name == 'nt' or os.uname().sysname == 'Darwin', reason='names are Unicode there')
+@pytest.mark.parametrize('ending', ['.csv', '.json', '.parquet'])
+def test_a_folder_whose_name_is_no_utf8_can_be_written_to(folder, ending):
+    Path('\udcff').mkdir()
+    write_all(f'\udcff/out{ending}', Row('a.png', Path('a.png'), score=1.0))
+    assert os.listdir('\udcff') == [f'out{ending}']

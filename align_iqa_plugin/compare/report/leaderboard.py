@@ -1,13 +1,13 @@
 """A comparison as plain tables: Markdown for a README, and CSV in the forms of pyiqa's own benchmark files."""
 
-import csv
 import html
-import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
+
+from align_iqa_plugin.runtime.csv_text import csv_text
 
 MARKDOWN_COLUMNS = {
     'srcc': 'SRCC',
@@ -68,7 +68,7 @@ def leaderboard_csv(summary: Mapping) -> str:
     rows = [['Metric name', *(f'{name}(PLCC/SRCC/KRCC)' for name in datasets)]]
     for metric in dict.fromkeys(metric for numbers in datasets.values() for metric in ranked(numbers)):
         rows.append([metric, *(_pyiqa_cell(numbers['metrics'].get(metric, {})) for numbers in datasets.values())])
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def _pyiqa_cell(row: Mapping) -> str:
@@ -97,7 +97,7 @@ def efficiency_csv(metrics: pd.DataFrame, hardware: str) -> str:
         if pd.notna(row['peak_mb']):
             cells[memory[kind]] = round(row['peak_mb'] / 1000, 4)
         rows.append([cells.get(name, '') for name in header])
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def leaderboard_markdown(summary: Mapping) -> str:
@@ -143,9 +143,3 @@ def markdown_text(text: str) -> str:
 def file_name(text: str) -> str:
     """Lower-case letters, digits and underscores of a text, for names of files and columns."""
     return re.sub(r'[^a-z0-9.]+', '_', text.lower()).strip('_.') or 'unnamed'
-
-
-def _csv(rows: Sequence[Sequence]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows(rows)
-    return text.getvalue()

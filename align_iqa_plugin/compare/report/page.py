@@ -14,6 +14,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from align_iqa_plugin.compare.report.behaviour import behaviour_csv, behaviour_view
 from align_iqa_plugin.compare.report.explorer import explorer_data, images_and_scores, without_failures
 from align_iqa_plugin.compare.report.leaderboard import (
     counted,
@@ -23,7 +24,7 @@ from align_iqa_plugin.compare.report.leaderboard import (
     leaderboard_markdown,
     ranked,
 )
-from align_iqa_plugin.compare.report.plots import ranking_figure, save_figure, scatter_figure
+from align_iqa_plugin.compare.report.plots import behaviour_figure, ranking_figure, save_figure, scatter_figure
 from align_iqa_plugin.compare.report.ranking import WORDS, dataset_view
 from align_iqa_plugin.runtime.atomic import atomic_file, atomic_write
 
@@ -44,9 +45,11 @@ RUN_COLUMNS = {
 def write_page(directory: Path, summary: Mapping, scores: pd.DataFrame, metrics: pd.DataFrame, provenance: Mapping) -> None:
     """Write `index.html` and beside it leaderboard.csv, leaderboard.md, efficiency.csv, scores.parquet and the plots.
 
+    Where the summary holds the behaviour of metrics, behaviour.csv is beside them.
+
     Args:
         directory: is created if there is none; files of these names in it are replaced.
-        summary: of `statistics.summarise`.
+        summary: of `run.write_results`.
         scores: the score table, one row per data set, metric and image; paths as seen from the current folder.
         metrics: the metric table, one row per metric.
         provenance: names and values to be shown, nested at will; `hardware` also names the columns of efficiency.csv.
@@ -64,10 +67,12 @@ def write_page(directory: Path, summary: Mapping, scores: pd.DataFrame, metrics:
         'leaderboard.md': leaderboard_markdown(summary),
         'efficiency.csv': efficiency_csv(metrics, str(provenance.get('hardware', ''))),
     }
+    if any('behaviour' in numbers for numbers in summary['datasets'].values()):
+        texts['behaviour.csv'] = behaviour_csv(summary)
     for name, text in texts.items():
         _write(directory / name, text)
-    with atomic_file(directory / 'scores.parquet') as part:
-        scores.to_parquet(part, index=False)
+    with atomic_file(directory / 'scores.parquet') as part, part.open('wb') as file:
+        scores.to_parquet(file, index=False)
     files = [*texts, 'scores.parquet']
     scored = without_failures(scores)
     for number, (name, numbers) in enumerate(summary['datasets'].items(), 1):
@@ -75,7 +80,10 @@ def write_page(directory: Path, summary: Mapping, scores: pd.DataFrame, metrics:
         # two names may differ only in characters that the name of a file cannot have
         same = [file_name(other) for other in summary['datasets']].count(file_name(name)) > 1
         end = f'{file_name(name)}_{number}' if same else file_name(name)
-        for kind, figure in (('ranking', ranking_figure(name, numbers)), ('scatter', scatter_figure(name, numbers, rows))):
+        figures = {'ranking': ranking_figure(name, numbers), 'scatter': scatter_figure(name, numbers, rows)}
+        if 'behaviour' in numbers:
+            figures['behaviour'] = behaviour_figure(name, numbers['behaviour'])
+        for kind, figure in figures.items():
             for ending in ('png', 'svg'):
                 files.append(f'{kind}_{end}.{ending}')
                 save_figure(figure, directory / files[-1])
@@ -102,7 +110,9 @@ def page_html(
     for name, numbers in summary['datasets'].items():
         images, matrix = images_and_scores(scores[scores['dataset'] == name], ranked(numbers))
         shown = explorer_data(numbers, images, matrix, runs, limit, name)
-        views.append(dataset_view(name, numbers, scores[scores['dataset'] == name], runs, images, shown))
+        behaviour = behaviour_view(numbers['behaviour']) if 'behaviour' in numbers else None
+        view = dataset_view(name, numbers, scores[scores['dataset'] == name], runs, images, shown)
+        views.append({**view, 'behaviour': behaviour})
         data.append(shown)
     compared = dict.fromkeys(metric for numbers in summary['datasets'].values() for metric in numbers['metrics'])
     records = metrics.to_dict('records')

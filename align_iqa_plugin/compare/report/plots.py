@@ -1,5 +1,6 @@
-"""The plots of a comparison for print: metrics in order of rank with their intervals, and scores against MOS."""
+"""The plots of a comparison for print: metrics in order of rank with their intervals, scores against MOS, behaviour."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -67,6 +68,34 @@ def scatter_figure(name: str, numbers: Mapping, scores: pd.DataFrame) -> Figure:
     figure.supxlabel('mean opinion score', fontsize=9)
     figure.supylabel('score', fontsize=9)
     figure.suptitle(name, fontsize=11, parse_math=False)
+    return figure
+
+
+def behaviour_figure(name: str, behaviour: Mapping) -> Figure:
+    """A chart of each kind of degradation: the mean score of each metric at every level, in standard deviations.
+
+    Args:
+        behaviour: of this data set, in the summary.
+    """
+    metrics = behaviour['metrics']
+    kinds = list(next(iter(metrics.values()))['levels'])
+    figure = Figure(figsize=(2.3 * len(kinds), 3.1 + 0.2 * (len(metrics) // 5)), layout='constrained')
+    for axes, kind in zip(figure.subplots(1, len(kinds), sharey=True), kinds, strict=True):
+        for place, (metric, row) in enumerate(metrics.items()):
+            line = [math.nan if value is None else value for value in row['levels'][kind]]
+            note = ' (turned over)' if row['lower_better'] else ''
+            style = ('-', '--', ':')[place // 10 % 3]
+            axes.plot(line, style, color=f'C{place % 10}', marker='o', markersize=3, linewidth=1.5, label=f'{metric}{note}')
+        axes.set_title(kind, fontsize=9)
+        axes.set_xticks(range(len(line)))
+        axes.set_xlabel('level', fontsize=8)
+        axes.tick_params(labelsize=7)
+        _clean(axes)
+    figure.supylabel('mean score, standard deviations', fontsize=9)
+    figure.suptitle(f'{name}, {behaviour["n"]:,} images', fontsize=11, parse_math=False)
+    legend = figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=5, fontsize=8, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure
 
 

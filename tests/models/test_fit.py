@@ -1,0 +1,98 @@
+import pytest
+import torch
+from pyiqa.data import build_dataset
+
+from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.data.feature_cache import FeatureCache
+from align_iqa_plugin.data.training_copies import Copies
+from align_iqa_plugin.models import fit
+from align_iqa_plugin.models.predict import features_of
+
+CPU = torch.device('cpu')
+
+
+@pytest.fixture(scope='module')
+def network():
+    torch.manual_seed(0)
+    keywords = {'backbone': 'test_vit', 'backbone_weights': 'random', 'input_size': 32}
+    return AlignIQA(**keywords, head_options={'components': 16}).eval()
+
+
+@pytest.fixture
+def dataset(tiny_options):
+    return build_dataset(tiny_options['datasets']['train'] | {'phase': 'train'})
+
+
+def scores(network, dataset, **options):
+    """Of the images, of their copies, and how far below its image each copy should be."""
+    found = fit.fit_head(network, dataset, alpha=0.1, device=CPU, **options)
+    copies = Copies(dataset, 0.4)
+    of_images = network.head(features_of(network, dataset, range(len(dataset)), device=CPU))[:, 0]
+    of_copies = network.head(features_of(network, copies, range(len(copies)), device=CPU))[:, 0]
+    mos = torch.cat([dataset[i]['mos_label'] for i in range(len(dataset))])
+    rows = [copy.image for copy in copies.copies]
+    wanted = torch.tensor([copy.lost for copy in copies.copies]) * (mos[rows] - mos.min())
+    return found, of_images, of_images[rows] - of_copies, wanted
+
+
+def test_copies_fall_as_far_below_their_images_as_they_should(network, dataset):
+    plain, _, before, wanted = scores(network, dataset)
+    ordered, of_images, after, _ = scores(network, dataset, order_share=0.4)
+    assert plain.copies == 0 and ordered.copies == len(wanted)
+    assert (after - wanted).square().mean() < 0.5 * (before - wanted).square().mean()
+    assert ordered.rmse < 0.9 * of_images.std()
+
+
+def test_lower_is_better_turns_the_order_around(network, dataset):
+    dataset.opt['lower_better'] = True
+    _, _, found, _ = scores(network, dataset, order_share=0.4, order_weight=100.0)
+    copies = Copies(dataset, 0.4)
+    fully_lost = [copy.lost == 1 for copy in copies.copies]
+    assert found[fully_lost].mean() < -0.5
+
+
+def test_a_weight_makes_the_order_count_more(network, dataset):
+    _, _, light, wanted = scores(network, dataset, order_share=0.4, order_weight=0.01)
+    _, _, heavy, _ = scores(network, dataset, order_share=0.4, order_weight=100.0)
+    assert (heavy - wanted).square().mean() < (light - wanted).square().mean()
+
+
+def test_a_further_score_is_fitted_without_the_copies(tiny_options, tiny_images, tmp_path):
+    torch.manual_seed(0)
+    rows = (tiny_images / 'data.csv').read_text().splitlines()
+    rows = [f'{row},{"other" if number == 0 else number % 7}' for number, row in enumerate(rows)]
+    (tmp_path / 'two.csv').write_text('\n'.join(rows))
+    section = tiny_options['datasets']['train'] | {'phase': 'train', 'further_score_columns': ['other']}
+    section['meta_info_file'] = str(tmp_path / 'two.csv')
+    keywords = {'backbone': 'test_vit', 'backbone_weights': 'random', 'input_size': 32, 'head_options': {'components': 16}}
+    network, dataset = AlignIQA(targets=2, **keywords).eval(), build_dataset(section)
+    features = features_of(network, dataset, range(len(dataset)), device=CPU)
+    fit.fit_head(network, dataset, alpha=0.1, device=CPU)
+    plain = network.head(features)
+    fit.fit_head(network, dataset, alpha=0.1, device=CPU, order_share=0.4)
+    ordered = network.head(features)
+    torch.testing.assert_close(ordered[:, 1], plain[:, 1])
+    assert not torch.allclose(ordered[:, 0], plain[:, 0])
+
+
+def test_a_cache_keeps_the_copies_too(network, dataset, tmp_path, monkeypatch):
+    cache = FeatureCache(tmp_path, network)
+    found, of_images, *_ = scores(network, dataset, order_share=0.4, cache=cache)
+    assert len([*tmp_path.iterdir()]) == len(dataset) + found.copies
+    monkeypatch.setattr('align_iqa_plugin.data.aigc_dataset.read_resized', None)  # nothing is decoded any more
+    again = fit.fit_head(network, dataset, alpha=0.1, device=CPU, order_share=0.4, cache=cache)
+    assert again.rmse == found.rmse and again.rmse_left_out == found.rmse_left_out
+
+
+def test_a_share_too_small_for_one_image_fits_no_copies(network, dataset):
+    assert fit.fit_head(network, dataset, alpha=0.1, device=CPU, order_share=1e-9).copies == 0
+
+
+def test_a_dataset_of_pyiqa_has_no_copies(network, tiny_options, tiny_images):
+    section = {'name': 'x', 'type': 'GeneralNRDataset', 'dataroot_target': str(tiny_images / 'images')}
+    rows = [line.split(',') for line in (tiny_images / 'data.csv').read_text().splitlines()]
+    table = tiny_images.parent / 'plain.csv'
+    table.write_text('\n'.join(f'{name},{mos}' for name, _, mos in rows))
+    section |= {'meta_info_file': str(table), 'augment': {'totensor': None}, 'phase': 'train', 'batch_size_per_gpu': 4}
+    with pytest.raises(ValueError, match='train.order_share needs type: AIGCIQADataset, not GeneralNRDataset'):
+        fit.fit_head(network, build_dataset(section), alpha=0.1, device=CPU, order_share=0.5)
