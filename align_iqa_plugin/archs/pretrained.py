@@ -22,6 +22,7 @@ from align_iqa_plugin.archs.weights import PACKAGED_MODEL_FILE, read_weights
 from align_iqa_plugin.runtime.hashes import state_digest
 
 METADATA = 'metadata'
+MAX_METADATA = 10**6  # bytes; those of the packaged model have 3 kB
 
 
 def create_align_iqa(*, pretrained: bool = False, pretrained_model_path: str | None = None, **network: Any) -> AlignIQA:
@@ -180,7 +181,8 @@ def _metadata(network: AlignIQA, digests: Mapping[str, str] | None = None) -> Te
 
 def _parse(data: Tensor) -> dict[str, Any]:
     try:
-        saved = json.loads(bytes(data.tolist()))
+        # as a list, a tensor takes ten times its memory
+        saved = json.loads(bytes(data.tolist())) if data.numel() <= MAX_METADATA else None
     except (TypeError, ValueError):
         saved = None
     kinds = {'network': dict, 'frozen': dict, 'trained': bool}

@@ -1,5 +1,6 @@
 """Tensors in files: read without running code, unpacked from int8; and the files that the package carries."""
 
+import pickletools
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def read_weights(path: str | Path, key: str) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or holds more than tensors.
+        ValueError: it is damaged, holds more than tensors, or would take more memory than a file of its size.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -33,11 +34,14 @@ def read_weights(path: str | Path, key: str) -> dict[str, Tensor]:
     try:
         state: Any
         if path.suffix == '.safetensors':
-            state = load_file(path)
+            state = load_file(path)  # its reader compares the sizes in the header with the file before it makes a tensor
         elif zipfile.is_zipfile(path):
+            _check_archive(path)
             state = torch.load(path, 'cpu', weights_only=True)
         else:  # torch's older format, a bare pickle, is not read
             raise ValueError('neither .safetensors nor of torch.save')
+    except _Bomb as bomb:
+        raise ValueError(f'{key}: {path} is not read: {bomb}.') from bomb
     except Exception as error:  # at wrong bytes torch's safe reader fails in any way: IndexError, KeyError, struct.error ...
         raise ValueError(
             f'{key}: {path} cannot be read ({type(error).__name__}); it has to be a whole .safetensors file, or a PyTorch '
@@ -49,7 +53,38 @@ def read_weights(path: str | Path, key: str) -> dict[str, Tensor]:
     tensors = state.items() if isinstance(state, dict) else ()
     if not tensors or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors):
         raise ValueError(f'{key}: {path} holds no tensors by name.')
-    return dequantise({name.removeprefix('module.'): value for name, value in tensors})
+    size = path.stat().st_size
+    for name, value in tensors:
+        if value.numel() * value.element_size() > size:  # a few numbers, repeated by their strides
+            raise ValueError(f'{key}: {path} is not read: its tensor {name} states more numbers than it holds.')
+    try:
+        return dequantise({name.removeprefix('module.'): value for name, value in tensors})
+    except ValueError as error:
+        raise ValueError(f'{key}: {path} is not read: {error}.') from error
+
+
+class _Bomb(Exception):
+    """Why a file is not read: it would fill the memory."""
+
+
+def _check_archive(path: Path) -> None:
+    """_Bomb where a file of torch.save states more than it holds: torch.save compresses nothing, so it unpacks to its size."""
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        unpacked = sum(entry.file_size for entry in entries)
+        if unpacked > size:
+            raise _Bomb(f'it unpacks to {unpacked:,} bytes, but has {size:,}: torch.save does not compress')
+        for entry in entries:
+            if entry.filename.endswith('data.pkl'):
+                _check_pickle(archive.read(entry))
+
+
+def _check_pickle(content: bytes) -> None:
+    """_Bomb where a pickle calls what can make something large out of a number; torch's safe reader calls some of it."""
+    for operation, argument, _ in pickletools.genops(content):
+        if operation.name == 'GLOBAL' and not str(argument).startswith(('torch', 'collections OrderedDict')):
+            raise _Bomb(f'it calls {str(argument).replace(" ", ".")}, but has to be a file of nothing but tensors')
 
 
 def backbone_state(backbone: str, weights: str) -> dict[str, Tensor] | None:
@@ -70,9 +105,19 @@ def backbone_state(backbone: str, weights: str) -> dict[str, Tensor] | None:
 
 
 def dequantise(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``(weight - zero_point) * scale`` for every int8 tensor that has a ``.scale`` and ``.zero_point`` beside it."""
+    """``(weight - zero_point) * scale`` for every int8 tensor that has a ``.scale`` and ``.zero_point`` beside it.
+
+    Raises:
+        ValueError: these do not have a shape that fits the tensor's own.
+    """
     packed = {name for name in state if f'{name}.scale' in state and f'{name}.zero_point' in state}
     beside = {f'{name}.{part}' for name in packed for part in ('scale', 'zero_point')}
+    for name in packed:
+        for part in ('scale', 'zero_point'):
+            try:
+                state[f'{name}.{part}'].expand_as(state[name])
+            except RuntimeError as error:
+                raise ValueError(f'the shape of {name}.{part} does not fit that of {name}') from error
     return {
         name: _unpacked(value, state[f'{name}.scale'], state[f'{name}.zero_point']) if name in packed else value
         for name, value in state.items()

@@ -118,13 +118,12 @@ def compare(
     except (ValueError, OSError, StoreError) as error:
         fail('compare', error)
 
+    wanted = {name: [*images, *behaviour_images(images, behaviour or 0, seed=seed)] for name, images in tables.items()}
     decoders = 2 if workers is None else workers
     try:
         with store, ray_workers(workers, device) if engine == 'ray' else nullcontext() as team:
-            for name, images in tables.items():
-                store.put_images(name, [*images, *behaviour_images(images, behaviour or 0, seed=seed)])
             with show_progress(len(names)) as show:
-                Comparison(store, list(tables), chosen, batch_size, decoders, team, show, say).score(names)
+                Comparison(store, wanted, chosen, batch_size, decoders, team, show, say).score(names)
             scores, copies, costs = store.score_table(), store.copy_table(), store.metric_table()
     except RayUnavailable as error:
         fail('compare', str(error))

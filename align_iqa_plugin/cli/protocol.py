@@ -35,7 +35,8 @@ def protocol(
     """Train on every fold, test each once, and write all numbers to a results file.
 
     Folds that the file already has are skipped, and a stopped fold resumes from its last training state: give the command
-    again. Folds can be spread over machines; `align-iqa results` merges their files.
+    again. Given several times at once, the commands share the folds and the results file. Folds can be spread over machines
+    without a common disk; `align-iqa results` merges their files.
     """
     from align_iqa_plugin.cli.outputs import check_output
     from align_iqa_plugin.models.options import read_options

@@ -88,7 +88,7 @@ def score(
     from align_iqa_plugin.runtime.ray_workers import RayError
     from align_iqa_plugin.score.contact_sheet import write_sheet
     from align_iqa_plugin.score.engine import EngineError, open_engine
-    from align_iqa_plugin.score.score_folder import score_remaining
+    from align_iqa_plugin.score.score_folder import FolderError, score_remaining
 
     start, stopped, folder = time.monotonic(), None, None
     opened = open_engine(engine, output, device=device, weights=weights, batch_size=batch_size, workers=workers)
@@ -99,7 +99,7 @@ def score(
                 _say(f"{found} images have their score in '{folder.path}' already.")
             with progress_bar('Scoring', len(rows)) as advance:
                 score_remaining(rows, score_rows, folder, advance)
-    except EngineError as error:
+    except (EngineError, FolderError) as error:
         _fail(str(error))
     except (KeyboardInterrupt, RayError, OSError) as error:
         stopped = error

@@ -14,7 +14,7 @@ from torch import Tensor
 from align_iqa_plugin import __version__
 from align_iqa_plugin.compare.missing import is_offline, what_is_missing
 from align_iqa_plugin.compare.store import Configuration
-from align_iqa_plugin.models.options_file import parse
+from align_iqa_plugin.models.options_file import parse, read_text
 from align_iqa_plugin.runtime.hashes import weights_digest
 from align_iqa_plugin.runtime.names import suggest
 from align_iqa_plugin.runtime.quiet import quiet_log
@@ -92,11 +92,10 @@ def read_yaml(file: Path) -> dict:
         ValueError: it cannot be read, is not YAML, or has no sections.
     """
     try:
-        content = parse(file.read_text(encoding='utf-8'), f"'{file}'")
-    except OSError as error:
-        raise ValueError(f"'{file}' cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"'{file}' is not UTF-8 text: {error}.") from error
+        text = read_text(file)
+    except ValueError as error:
+        raise ValueError(f"'{file}' cannot be read: {error}.") from error
+    content = parse(text, f"'{file}'")
     if not isinstance(content, dict) or not content:
         raise ValueError(f"'{file}' has no sections, NAME: {{...}}.")
     for name, section in content.items():

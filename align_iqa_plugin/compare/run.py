@@ -28,6 +28,7 @@ from align_iqa_plugin.compare.store import LabelledImage, Store
 from align_iqa_plugin.runtime.atomic import atomic_file, atomic_write
 from align_iqa_plugin.runtime.csv_text import csv_text
 from align_iqa_plugin.runtime.devices import processor_name
+from align_iqa_plugin.runtime.lock import lock
 from align_iqa_plugin.runtime.memory import PeakMemory
 from align_iqa_plugin.runtime.ray_workers import Workers
 
@@ -71,7 +72,7 @@ class Comparison:
 
     Args:
         store: where the scores go.
-        datasets: their names in the store.
+        datasets: by their names in the store, the images and copies to score.
         device: where the metrics compute; with a team, where they are loaded only to see whether they can be.
         batch_size: the most images that a metric is given together.
         workers: processes that decode images.
@@ -81,7 +82,7 @@ class Comparison:
     """
 
     store: Store
-    datasets: Sequence[str]
+    datasets: Mapping[str, Sequence[LabelledImage]]
     device: torch.device
     batch_size: int
     workers: int
@@ -90,7 +91,11 @@ class Comparison:
     warn: Callable[[str], None]
 
     def score(self, names: Sequence[str]) -> None:
-        """Score with each metric, if it can be loaded; those with which another process scores come last."""
+        """Score with each metric, if it can be loaded; those with which another process scores come last.
+
+        Afterwards the store has these images, whatever another process gave the data sets meanwhile.
+        """
+        self._put_images()
         waiting, deferred = deque(names), set()
         with ExitStack() as stack:
             while waiting:
@@ -111,6 +116,11 @@ class Comparison:
                         continue
                     del metric
                 self.show(name, done=True)
+        self._put_images()
+
+    def _put_images(self) -> None:
+        for name, images in self.datasets.items():
+            self.store.put_images(name, images)
 
     def _score_with(self, metric: Metric, memory: PeakMemory, *, wait: bool) -> bool:
         """Whether it was done, which it is not where another process scores with the metric and `wait` is false."""
@@ -123,7 +133,7 @@ class Comparison:
                 self.store.put_comparison(dataset, name)
             if self.team:
                 show = partial(self.show, name)
-                score_with_ray(self.team, self.store, self.datasets, configuration, self.batch_size, show)
+                score_with_ray(self.team, self.store, list(self.datasets), configuration, self.batch_size, show)
                 return True
             scorer = Scorer(metric, self.store, batch_size=self.batch_size, workers=self.workers, memory=memory)
             for dataset in self.datasets:
@@ -137,13 +147,25 @@ def write_results(
 ) -> dict:
     """Write the score table and, where there are scores, their statistics and the page; gives the statistics.
 
+    Another process that writes results there is waited for.
+
     Args:
         scores, copies, costs: the tables of a `Store`.
         provenance: of `provenance_of`.
 
     Returns:
         The summary of `statistics.summarise`; data sets with copies have the one of `summarise_behaviour` as 'behaviour'.
+
+    Raises:
+        OSError: a file cannot be written.
     """
+    with lock(out / '.locks' / 'results', f"'{out}' is being written.", seconds=-1):  # two commands would mix their files
+        return _write_results(out, scores, copies, costs, provenance)
+
+
+def _write_results(
+    out: Path, scores: pandas.DataFrame, copies: pandas.DataFrame, costs: pandas.DataFrame, provenance: Mapping
+) -> dict:
     for name, table in (('scores.csv', scores), ('behaviour_scores.csv', copies)):
         if name == 'scores.csv' or len(table):
             cells = table.astype(object).where(table.notna(), None)

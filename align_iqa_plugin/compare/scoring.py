@@ -45,7 +45,7 @@ class Scorer:
         metric: the metric.
         store: where the scores go; `score` needs a `Store`.
         batch_size: most images in a batch.
-        workers: processes that decode; few images are decoded in this one.
+        workers: processes that decode; 0 decodes in this one.
         memory: made before the metric was loaded.
     """
 

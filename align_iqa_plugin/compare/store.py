@@ -2,7 +2,8 @@
 
 A score is identified by what it depends on: the bytes of the image, the prompt, and the *configuration* of the metric (its
 name, its options, its weights, the version of the code). It is written as soon as it is known, and never computed again; a
-failure is kept with its reason, and the next run tries again. Processes on one machine may share a database.
+failure is kept with its reason, and the next run tries again. Processes on one machine may share a database. An index over
+all columns of each table, TABLE_copy, tells a damaged row (`store_check.py`).
 
 The module `tables` describes its tables.
 """
@@ -10,20 +11,24 @@ The module `tables` describes its tables.
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from align_iqa_plugin.compare.store_check import add_copies, check_definitions, check_rows, definitions, drop_copies
 from align_iqa_plugin.compare.tables import FROM_LAYOUT_1, FROM_LAYOUT_2, LAYOUT, NOT_SCORED, TABLES, VIEWS
 
 if TYPE_CHECKING:
     import pandas
 
 BUSY_SECONDS = 60  # how long a process waits for another one's writing, which takes milliseconds
+WAY_OUT = (
+    'because it is damaged, or no database: put back a copy of it, or move it away, and the command computes its scores again'
+)
 
 
 class StoreError(Exception):
@@ -93,10 +98,11 @@ class Result:
 class Store:
     """The database in a file; see `tables` for what is in it.
 
-    It is created if there is none, and one of an earlier layout is brought to the present one.
+    It is created if there is none, and one of an earlier layout is brought to the present one. It is checked when it is opened:
+    a damaged one is not read.
 
     Raises:
-        StoreError: the file is another database, or none, or cannot be read or written.
+        StoreError: the file is another database, or none, is damaged, or cannot be read or written.
     """
 
     def __init__(self, path: str | Path):
@@ -111,14 +117,18 @@ class Store:
                 except BaseException:
                     self._database.close()
                     raise
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             raise StoreError(f"'{self.path}' cannot be used as the database of the scores: {error}.") from error
+        # a message of SQLite may quote bytes of the file that are no text
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise StoreError(f"'{self.path}' cannot be used as the database of the scores, {WAY_OUT}: {error}.") from error
         except Timeout as error:
             raise StoreError(f"'{self.path}' is held by another process for more than {BUSY_SECONDS} s.") from error
         except OSError as error:
             raise StoreError(f"'{self.path}' cannot be opened: {error.strerror}.") from error
 
     def _create(self) -> None:
+        check_rows(self._database, self.path.stat().st_size if self.path.exists() else 0)
         (layout,) = self._database.execute('PRAGMA user_version').fetchone()
         (tables,) = self._database.execute('SELECT count(*) FROM sqlite_master').fetchone()
         if layout not in ((1, 2, LAYOUT) if tables else (0,)):
@@ -127,7 +137,13 @@ class Store:
         self._database.execute('PRAGMA synchronous = NORMAL')
         if layout != LAYOUT:
             change = {0: f'{TABLES}{VIEWS}', 1: FROM_LAYOUT_1, 2: FROM_LAYOUT_2}[layout]
-            self._database.executescript(f'BEGIN IMMEDIATE; {change} PRAGMA user_version = {LAYOUT}; COMMIT;')
+            old = drop_copies(self._database)
+            self._database.executescript(f'BEGIN IMMEDIATE; {old} {change} PRAGMA user_version = {LAYOUT}; COMMIT;')
+        add_copies(self._database)
+        with closing(sqlite3.connect(':memory:')) as fresh:
+            fresh.executescript(f'{TABLES}{VIEWS}')
+            add_copies(fresh)
+            check_definitions(self._database, definitions(fresh))
 
     def __enter__(self) -> 'Store':
         return self
@@ -232,7 +248,7 @@ class Store:
                 ' UNION ALL SELECT sha256, path, position, 1, other_prompt FROM images '
                 "WHERE dataset = :dataset AND problem = '' AND other_prompt != ''"
             )
-        rows = self._database.execute(
+        rows = self._read(
             f'SELECT sha256, path, prompt FROM ({wanted}) AS wanted WHERE NOT EXISTS (SELECT 1 FROM scores WHERE '
             'configuration = :configuration AND scores.sha256 = wanted.sha256 AND scores.prompt = wanted.prompt '
             'AND score IS NOT NULL) ORDER BY position, shuffled',
@@ -244,6 +260,12 @@ class Store:
             paths.setdefault(sha256, path)
             prompts.setdefault(sha256, {})[prompt] = None
         return [Pending(sha256, path, tuple(prompts[sha256])) for sha256, path in paths.items()]
+
+    def _read(self, query: str, values: Mapping[str, str]) -> list[tuple]:
+        try:
+            return self._database.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"'{self.path}' cannot be read: {error}.") from error
 
     def put_scores(self, configuration: Configuration, results: Iterable[Result], device: str) -> None:
         """Write results in one transaction. A score that is there stays; a failure is replaced by the new result."""
@@ -301,7 +323,10 @@ class Store:
     def _table(self, query: str) -> 'pandas.DataFrame':
         import pandas
 
-        table = pandas.read_sql_query(query, self._database)
+        try:
+            table = pandas.read_sql_query(query, self._database)
+        except (sqlite3.Error, pandas.errors.DatabaseError) as error:
+            raise StoreError(f"'{self.path}' cannot be read: {error}.") from error
         kinds: dict[str, type] = dict.fromkeys(('available', 'lower_better', 'uses_prompt'), bool)
         numbers = ('mos', 'mos_std', 'mos_align', 'score', 'shuffled_score', 'seconds', 'decode_seconds', 'peak_mb')
         kinds |= dict.fromkeys(numbers, float)

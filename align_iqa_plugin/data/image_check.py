@@ -1,13 +1,13 @@
 """Decodes many images in worker processes, to find the damaged ones and their sizes before they are needed."""
 
 from collections.abc import Sequence
+from functools import partial
 
-import torch
 from rich.console import Console
 from rich.progress import track
-from torch.utils.data import DataLoader, Dataset
 
-from align_iqa_plugin.data.images import ImageError, read_resized
+from align_iqa_plugin.data.images import DIED, ImageError, read_resized
+from align_iqa_plugin.runtime.worker_pool import map_in_processes
 
 
 def decode_images(
@@ -20,35 +20,27 @@ def decode_images(
     Args:
         paths: the files.
         input_size: see `read_resized`; the sizes are those after it.
-        workers: processes that decode; 0 decodes in this one.
+        workers: processes that decode; with 0, this process does, and an image that crashes its decoder ends it.
     """
-    # A loader, not threads: `read_image` reads one image at a time in a process. Its own generator: a loader draws a number
-    # when it starts, and that must not move the random stream of the training.
-    loader = DataLoader(_Sizes(paths, input_size), batch_size=None, num_workers=workers, generator=torch.Generator())
+    read = partial(_size, input_size=input_size)
+    # processes, not threads: `read_image` reads one image at a time in a process
+    sizes_or_problems = map_in_processes(read, paths, workers) if workers else map(read, paths)
     console = Console(stderr=True)
     hidden = not console.is_terminal  # where rich would leave an empty line
-    results = track(loader, 'Checking images', total=len(paths), console=console, transient=True, disable=hidden)
+    results = track(sizes_or_problems, 'Checking images', total=len(paths), console=console, transient=True, disable=hidden)
     problems, sizes = {}, set()
-    for path, (size, problem) in zip(paths, results, strict=True):
-        if problem:
-            problems[path] = problem
+    for path, result in zip(paths, results, strict=True):
+        if isinstance(result, tuple):
+            sizes.add(result)
         else:
-            sizes.add(tuple(size))
+            problems[path] = f"'{path}' {DIED}" if result is None else result
     return problems, sizes
 
 
-class _Sizes(Dataset):
-    """Height and width of each image, and the problem of one that cannot be read."""
-
-    def __init__(self, paths: Sequence[str], input_size: int | Sequence[int] | None):
-        self.paths, self.input_size = paths, input_size
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[tuple[int, int] | None, str | None]:
-        try:
-            image = read_resized(self.paths[index], self.input_size)
-        except ImageError as error:
-            return None, str(error)
-        return (image.height, image.width), None
+def _size(path: str, input_size: int | Sequence[int] | None) -> tuple[int, int] | str:
+    """Height and width of an image, or the problem of one that cannot be read."""
+    try:
+        image = read_resized(path, input_size)
+    except ImageError as error:
+        return str(error)
+    return image.height, image.width

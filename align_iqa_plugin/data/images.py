@@ -33,9 +33,16 @@ MAX_PIXELS = 2**29
 """Largest picture that is read, in pixels. Pillow holds up to 4 bytes a pixel while it decodes, so this is 2 GiB for a
 moment: room for 20,000 x 20,000, and little enough for an ordinary computer to survive a hostile file."""
 
+MAX_FILE_BYTES = 8 * MAX_PIXELS
+"""Largest file that is read, in bytes: 8 for each pixel, those of 16-bit colour with transparency, uncompressed. Some decoders
+read the whole file before they look at it."""
+
 MAX_KEPT_PIXELS = 2**24
 """Largest picture that `read_image` returns, in pixels (4096 x 4096). The network looks at a few hundred pixels a side,
 so what lies above only costs memory: 200 MB a picture as floats at this size."""
+
+DIED = 'makes the process that decodes it die.'
+"""The problem of a picture that ends its decoding process, whether a decoder crashes or memory runs out."""
 
 PATCH_SIZE = 16  # pixels; a network of other patches resizes an image that is not square once more, by less than a patch
 
@@ -200,8 +207,10 @@ def _file(path: str | Path | bytes) -> Path | BytesIO:
         raise _Reason('does not exist')
     if not path.is_file():
         raise _Reason('is not a file')
-    if path.stat().st_size == 0:
+    if not (size := path.stat().st_size):
         raise _Reason('is empty (0 bytes)')
+    if size > MAX_FILE_BYTES:
+        raise _Reason(f'has more than {MAX_FILE_BYTES:,} bytes')
     return path
 
 

@@ -29,6 +29,7 @@ from rich.progress import track
 
 from align_iqa_plugin.data.labels import LabelError, Labels
 from align_iqa_plugin.data.uris import is_uri, read_uri
+from align_iqa_plugin.runtime.files import file_digest
 from align_iqa_plugin.runtime.names import suggest
 
 SEED = 123  # the only seed whose columns pyiqa's datasets find when `split_index` is a number
@@ -171,8 +172,7 @@ def content_hashes(paths: Sequence[str | Path]) -> list[str]:
     """
     console = Console(stderr=True)
     progress = track(paths, 'Hashing images', console=console, transient=True, disable=not console.is_terminal)
-    contents = (read_uri(path) if is_uri(path) else Path(path).read_bytes() for path in progress)
-    return [hashlib.sha256(content).hexdigest() for content in contents]
+    return [hashlib.sha256(read_uri(path)).hexdigest() if is_uri(path) else file_digest(path) for path in progress]
 
 
 def prompt_groups(prompts: Sequence[str], contents: Sequence[str]) -> list[str]:

@@ -14,16 +14,17 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from align_iqa_plugin.data.uris import is_uri, read_uri
+from align_iqa_plugin.data.uris import MAX_BYTES, is_uri, read_uri
 from align_iqa_plugin.runtime.csv_text import as_written
 from align_iqa_plugin.runtime.errors import printable
+from align_iqa_plugin.runtime.files import read_bytes
 from align_iqa_plugin.runtime.names import suggest
 
 ENDINGS = ('.csv', '.xlsx', '.parquet')
 
 SEPARATORS = ',;\t'  # of a CSV: the one that gives its header the most cells, where two do so the first
 
-MAX_BYTES = 2**28  # of the file, and of what it unpacks to: 256 bytes for each row that Excel can hold
+# MAX_BYTES holds for the file, and for what it unpacks to: 256 bytes for each row that Excel can hold
 MAX_ROWS = 2**20  # as many as Excel can hold
 MAX_COLUMNS = 1000
 MAX_CELLS = 2 * 10**7  # about 2 GB as text in Python
@@ -177,18 +178,9 @@ class _Problem(Exception):
 
 def _content(source: str | Path) -> bytes:
     try:
-        if is_uri(source):
-            content = read_uri(source)
-            size = len(content)
-        else:
-            with open(source, 'rb') as file:
-                size = os.fstat(file.fileno()).st_size
-                content = file.read() if size <= MAX_BYTES else b''
+        return read_uri(source) if is_uri(source) else read_bytes(source, most=MAX_BYTES)
     except OSError as error:
         raise TableError(f"'{source}' cannot be read: {error.strerror or error}.") from error
-    if size > MAX_BYTES:
-        raise TableError(f"'{source}' is larger than {MAX_BYTES / 2**20:.0f} MiB: split it.")
-    return content
 
 
 def _bounded(rows: Iterator[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:

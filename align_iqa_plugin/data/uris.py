@@ -4,15 +4,23 @@ Credentials and endpoints are found where the stores' own tools look for them, s
 """
 
 import re
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from io import BytesIO
+from queue import Empty, SimpleQueue
 from typing import TypeGuard
 from urllib.request import Request, urlopen
 
 ARROW_SCHEMES = ('s3', 'gs', 'gcs', 'abfs', 'abfss', 'hdfs', 'viewfs', 'file')  # without a further package
 WEB_SCHEMES = ('http', 'https')
 WEB_SECONDS = 60  # that a web server may stay silent
+
+MAX_BYTES = 2**28  # that are read of a file: more than any picture but an uncompressed one of 10,000 x 10,000 pixels needs
+MAX_SECONDS = 300  # that reading it may take: the largest file at 1 MB a second
+PIECE = 2**20  # bytes
 
 
 def is_uri(name: object) -> TypeGuard[str]:
@@ -21,24 +29,78 @@ def is_uri(name: object) -> TypeGuard[str]:
 
 
 def read_uri(uri: str) -> bytes:
-    """All bytes of the file there.
+    """All bytes of the file there, at most `MAX_BYTES`, within `MAX_SECONDS`.
 
     Raises:
-        OSError: it cannot be read; the message says why.
+        OSError: it cannot be read, is no regular file, is larger, or takes longer; the message says why.
     """
-    scheme = uri.partition('://')[0].lower()
-    with _errors_as_oserror():
-        if scheme in WEB_SCHEMES:
-            with urlopen(Request(uri, headers={'User-Agent': 'align-iqa'}), timeout=WEB_SECONDS) as answer:
-                return answer.read()
-        if scheme in ARROW_SCHEMES:
-            store, path = _arrow_store(uri)
-            with store.open_input_file(path) as file:
-                return file.read()
-        import fsspec
+    end = time.monotonic() + MAX_SECONDS
+    answer: SimpleQueue[bytes | OSError] = SimpleQueue()
 
-        store, path = fsspec.core.url_to_fs(uri)
-        return store.cat_file(path)
+    def read() -> None:
+        try:
+            with _errors_as_oserror():
+                answer.put(_read(uri, end))
+        except OSError as error:
+            answer.put(error)
+
+    # the libraries have no limit of their own for all that they do: a connection, a pipe in place of an archive ...
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        content = answer.get(timeout=MAX_SECONDS)
+    except Empty:
+        raise _too_slow() from None
+    if isinstance(content, OSError):
+        raise content
+    return content
+
+
+def _read(uri: str, end: float) -> bytes:
+    scheme = uri.partition('://')[0].lower()
+    if scheme in WEB_SCHEMES:
+        with urlopen(Request(uri, headers={'User-Agent': 'align-iqa'}), timeout=WEB_SECONDS) as answer:
+            length = answer.length
+            content = _take(answer.read1, length, end)  # read would wait for a whole piece of a server that sends bytes
+            if length is not None and len(content) < length:
+                raise OSError(f'the server ended after {len(content):,} of {length:,} bytes')
+            return content
+    if scheme in ARROW_SCHEMES:
+        from pyarrow.fs import FileType
+
+        store, path = _arrow_store(uri)
+        if scheme == 'file' and store.get_file_info(path).type == FileType.Unknown:
+            raise _not_regular()
+        with store.open_input_file(path) as file:
+            return _take(file.read, file.size(), end)
+    import fsspec
+
+    store, path = fsspec.core.url_to_fs(uri)
+    info = store.info(path)
+    if info['type'] not in ('file', 'directory'):
+        raise _not_regular()
+    with store.open(path, 'rb') as file:
+        return _take(file.read, info['size'], end)
+
+
+def _take(read: Callable[[int], bytes], size: int | None, end: float) -> bytes:
+    """All that `read` gives, piece by piece, whatever the stated size, within the limits."""
+    content, taken = BytesIO(), 0
+    while max(size or 0, taken) <= MAX_BYTES:
+        piece = read(PIECE)
+        if not piece:
+            return content.getvalue()
+        if time.monotonic() > end:
+            raise _too_slow()
+        taken += content.write(piece)
+    raise OSError(f'it has more than {MAX_BYTES:,} bytes; download it, and name the file')
+
+
+def _too_slow() -> OSError:
+    return OSError(f'it takes more than {MAX_SECONDS} seconds; download it, and name the file')
+
+
+def _not_regular() -> OSError:
+    return OSError('it is a pipe or a device, and not a file')
 
 
 def list_uri(uri: str) -> list[str]:

@@ -1,20 +1,18 @@
 """Verifies a data set: finds every missing, corrupt, duplicate and mislabelled item in one pass that decodes every image."""
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
-from align_iqa_plugin.data.images import ENDINGS, ImageError, read_image
+from align_iqa_plugin.data.images import DIED, ENDINGS, ImageError, read_image
 from align_iqa_plugin.data.labels import Labels, Row
 from align_iqa_plugin.runtime.errors import printable
+from align_iqa_plugin.runtime.files import file_digest
+from align_iqa_plugin.runtime.worker_pool import map_in_processes
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ def verify(labels: Labels, *, workers: int) -> list[Finding]:
         workers: processes that decode images.
 
     Raises:
-        OSError: a folder cannot be read, or a process was killed.
+        OSError: a folder cannot be read.
     """
     first_row: dict[str, int] = {}
     for row in labels.rows:
@@ -70,24 +68,16 @@ def verify(labels: Labels, *, workers: int) -> list[Finding]:
 
 def _decode_all(paths: Sequence[str], workers: int) -> Iterator[tuple[str, str]]:
     """The problem of each image and '', or '' and the hash of its file."""
-    shown = partial(track, description='Decoding images', total=len(paths), console=Console(stderr=True), transient=True)
-    if workers == 1:
-        yield from shown(map(_decode, paths))
-        return
-    try:
-        # processes, not threads: `read_image` reads one image at a time in a process
-        with ProcessPoolExecutor(workers) as pool:
-            yield from shown(pool.map(_decode, paths, chunksize=8))
-    except BrokenProcessPool as error:
-        raise OSError(
-            'a process that decoded images was killed, probably because memory ran out: try again with --workers 1.'
-        ) from error
+    # processes, not threads: `read_image` reads one image at a time in a process
+    results = map_in_processes(_decode, paths, workers)
+    shown = track(results, 'Decoding images', total=len(paths), console=Console(stderr=True), transient=True)
+    yield from ((f"'{path}' {DIED}", '') if result is None else result for path, result in zip(paths, shown, strict=True))
 
 
 def _decode(path: str) -> tuple[str, str]:
     try:
         read_image(path)
-        return '', hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return '', file_digest(path)
     except (ImageError, OSError) as error:
         return str(error), ''
 

@@ -4,16 +4,19 @@ A results file is JSON, written atomically after every fold:
     what was run: `name`, `options` (the training file as plain data), `split` (prompt, image, generator or ipce);
     `folds`: {fold: {column, seed, images {train, val, test}, data_sha256, best (validation scores), iteration,
         test {SRCC ...}, generator_floor {SRCC ...}, network_sha256, environment}}
-Folds that the file has already are not run again.
+Folds that the file has already are not run again. Several processes may fill one file: each takes folds that no other one
+is at.
 """
 
 import copy
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import shlex
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -35,10 +38,13 @@ from align_iqa_plugin.data.splits import (
 )
 from align_iqa_plugin.evaluation.correlation import correlations
 from align_iqa_plugin.evaluation.predict import predict
+from align_iqa_plugin.models.run_folder import run_lock
 from align_iqa_plugin.models.run_options import total_iterations
 from align_iqa_plugin.models.trainer import train
 from align_iqa_plugin.runtime.atomic import atomic_write
 from align_iqa_plugin.runtime.devices import processor_name
+from align_iqa_plugin.runtime.files import read_bytes
+from align_iqa_plugin.runtime.lock import InUse, lock
 from align_iqa_plugin.runtime.names import suggest
 
 SPLIT_KINDS = {
@@ -48,6 +54,7 @@ SPLIT_KINDS = {
     'ipce': 'prompt-disjoint, the ten folds of IPCE and ACL-IQA: 240 prompts for training, 60 for test',
 }
 PACKAGES = ('align-iqa-plugin', 'torch', 'timm', 'pyiqa', 'numpy', 'scipy')
+MAX_BYTES = 10**8  # of a results file; one of ten folds has 0.1 MB
 
 
 def fold_columns(kind: str, options: Mapping) -> dict[str, str]:
@@ -112,29 +119,56 @@ def run_protocol(
     Raises:
         ValueError: `output` holds results of another recipe, or the options cannot be trained.
     """
+    if int(os.environ.get('WORLD_SIZE', '1')) > 1:
+        raise ValueError('a protocol runs in one process each: start the command several times, and they share the folds.')
     columns = fold_columns(kind, options)
     results = {'name': options['name'], 'split': kind, 'options': copy.deepcopy(dict(options)), 'folds': {}}
-    if output.exists():
-        kept = read_results(output)
-        if recipe(kept) != recipe(results):
-            raise ValueError(f'{output} holds results of another recipe or kind of split: name another file with --output.')
-        results['folds'] = kept['folds']
-    for fold in folds:
-        if fold in results['folds']:
-            report(f'fold {fold}: in {output} already.')
-            continue
-        results['folds'][fold] = _run_fold(options, kind, fold, columns[fold], root)
-        ordered = [name for name in columns if name in results['folds']]
-        results['folds'] = {name: results['folds'][name] for name in ordered}
-        atomic_write(output, json.dumps(results, indent=1).encode())
-        report(f'fold {fold}: {_line(results["folds"][fold]["test"])}')
+    results['folds'] = _kept_folds(output, results)
+    waiting, deferred = deque(folds), set()
+    while waiting:
+        fold = waiting.popleft()
+        name = f'{options["name"]}_{kind}_{fold}'
+        try:
+            # not for the training alone: its network is tested, and another process would rename the folder
+            with run_lock(root, name, wait=fold in deferred):
+                results['folds'] = _kept_folds(output, results)
+                if fold in results['folds']:
+                    report(f'fold {fold}: in {output} already.')
+                    continue
+                numbers = _run_fold({**options, 'name': name}, kind, columns[fold], root)
+                results['folds'] = _add_fold(output, results, fold, numbers, list(columns))
+        except InUse:
+            report(f'fold {fold}: another process is at it, so it comes last here.')
+            deferred.add(fold)
+            waiting.append(fold)
+        else:
+            report(f'fold {fold}: {_line(numbers["test"])}')
     return results
+
+
+def _kept_folds(output: Path, results: Mapping) -> dict[str, dict]:
+    """The folds in a results file, if there is one; ValueError if they are of another recipe than `results`."""
+    if not output.exists():
+        return {}
+    kept = read_results(output)
+    if recipe(kept) != recipe(results):
+        raise ValueError(f'{output} holds results of another recipe or kind of split: name another file with --output.')
+    return kept['folds']
+
+
+def _add_fold(output: Path, results: Mapping, fold: str, numbers: dict, order: Sequence[str]) -> dict[str, dict]:
+    """Write a fold into the results file beside those that it has by now, and give them all."""
+    with lock(output.parent / '.locks' / output.name, f'{output} is held by another process.', seconds=-1):
+        found = _kept_folds(output, results) | {fold: numbers}
+        folds = {name: found[name] for name in order if name in found}
+        atomic_write(output, json.dumps({**results, 'folds': folds}, indent=1).encode())
+    return folds
 
 
 def read_results(path: Path) -> dict:
     """The content of a results file; ValueError if it is not one."""
     try:
-        results = json.loads(path.read_text(encoding='utf-8'))
+        results = json.loads(read_bytes(path, most=MAX_BYTES))
     except (OSError, ValueError) as error:
         raise ValueError(f'{path} cannot be read as a results file of align-iqa protocol: {error}.') from error
     if not isinstance(results, dict) or {'name', 'split', 'options', 'folds'} - results.keys():
@@ -169,9 +203,8 @@ def merged(parts: Sequence[dict]) -> dict:
     return result
 
 
-def _run_fold(given: Mapping, kind: str, fold: str, column: str, root: Path) -> dict:
+def _run_fold(given: Mapping, kind: str, column: str, root: Path) -> dict:
     options = copy.deepcopy(dict(given))
-    options['name'] = f'{options["name"]}_{kind}_{fold}'
     for section in options['datasets'].values():
         section['split_index'] = column
     section = next((s for phase, s in options['datasets'].items() if phase.startswith('val')), options['datasets']['train'])

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from align_iqa_plugin.runtime.atomic import atomic_write
+from align_iqa_plugin.runtime.files import read_bytes
 from align_iqa_plugin.runtime.names import suggest
 
 MAX_BYTES = 1_000_000
@@ -79,6 +80,20 @@ def parse(text: str, name: str) -> Any:
         raise ValueError(f'{name} is not valid YAML: {reason}.') from error
 
 
+def read_text(path: Path) -> str:
+    """The text of a YAML file, at most `MAX_BYTES`.
+
+    Raises:
+        ValueError: it cannot be read; the message is why.
+    """
+    try:
+        return read_bytes(path, most=MAX_BYTES).decode()
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f'it is not UTF-8 text, {error}') from error
+
+
 def set_key(options: dict, change: str) -> None:
     """Apply a change such as ``train.optim.lr=1e-4``, whose value is YAML; sections that are missing are made.
 
@@ -120,13 +135,11 @@ def _read_with_bases(path: Path, above: list[Path]) -> dict:
 
 
 def _read(path: Path) -> dict:
-    if not path.is_file():
+    if not path.exists():
         raise ValueError(f'there is no training file {path}.')
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError(f'{path} has more than {MAX_BYTES:,} bytes: it is not a training file.')
-        text = path.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except ValueError as error:
         raise ValueError(f'{path} cannot be read: {error}.') from error
     options = parse(text, str(path))
     if not isinstance(options, dict):

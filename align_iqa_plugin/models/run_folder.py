@@ -3,13 +3,23 @@
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from pathlib import Path
 
 from pyiqa.utils import get_root_logger, mkdir_and_rename
 from tqdm import tqdm
 
 from align_iqa_plugin.models.process_group import rank
+from align_iqa_plugin.runtime.lock import lock
+
+
+def run_lock(root: Path, name: str, *, wait: bool = False) -> AbstractContextManager[None]:
+    """A lock of the experiment of this name; `InUse` where another process is inside it, if it is not to be waited for."""
+    problem = (
+        f"another process is training '{root / 'experiments' / name}': wait until it has ended, or give this training another "
+        'name with --set name=NAME.'
+    )
+    return lock(root / 'experiments' / '.locks' / name, problem, seconds=-1 if wait else 0)
 
 
 def make_folders(options: dict, root: Path, *, keep: bool) -> None:

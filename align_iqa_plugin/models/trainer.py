@@ -40,7 +40,7 @@ from align_iqa_plugin.models.process_group import (
     world_size,
 )
 from align_iqa_plugin.models.progress import Progress
-from align_iqa_plugin.models.run_folder import log_file, make_folders
+from align_iqa_plugin.models.run_folder import log_file, make_folders, run_lock
 from align_iqa_plugin.models.run_options import check_resumable, complete_options, total_iterations
 from align_iqa_plugin.models.sampler import ResumableBatchSampler, Samples, build_loader
 from align_iqa_plugin.models.signals import Interrupted, StopRequest, stop_request
@@ -67,7 +67,7 @@ def train(options: dict, *, root: Path, resume: bool = False) -> dict[str, dict[
         What the best network reaches, {validation set: {metric: {val, iter, better}}}; empty without validation.
 
     Raises:
-        ValueError, FileNotFoundError: the training cannot begin.
+        ValueError, FileNotFoundError: the training cannot begin, for example because another process has its folder.
         OSError: a folder or a file of the experiment cannot be made.
         TrainingError: a loss that is not finite, a full disk, an image that cannot be read, another process that died.
         Interrupted: by Ctrl-C or SIGTERM; what was done is saved.
@@ -87,6 +87,7 @@ def _train(given: dict, root: Path, resume: bool) -> dict[str, dict[str, dict]]:
         device = torch.device('cuda' if options['num_gpu'] else 'cpu')
         states = Path(options['path']['training_states'])
         if rank() == 0:
+            stack.enter_context(run_lock(root, options['name']))
             make_folders(options, root, keep=resume and bool(list_training_states(states)))
         barrier(device)
         logger = stack.enter_context(log_file(states.parent / f'train_{options["name"]}_{get_time_str()}.log'))

@@ -1,6 +1,8 @@
 """Files that appear whole or not at all: the one way in which this package writes a file."""
 
 import os
+import re
+import secrets
 import signal
 import sys
 import threading
@@ -35,7 +37,6 @@ def atomic_file(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
         with _exit_at_sigterm():
             if durable:  # of many small files, the folder is not searched for each
                 _remove_abandoned(path)
-            part.unlink(missing_ok=True)  # of a process that had this number
             part.touch()
             mode = part.stat().st_mode
             yield part
@@ -60,14 +61,15 @@ def atomic_write(path: str | Path, *parts: bytes | memoryview) -> None:
 
 
 def part_of(path: Path) -> Path:
-    """Where this process writes a file until it is whole."""
-    return path.with_name(f'.{path.name}.{os.getpid()}.part')
+    """A new path beside a file, where this process writes it until it is whole."""
+    # containers that share a folder may have equal process numbers
+    return path.with_name(f'.{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part')
 
 
 def _remove_abandoned(path: Path) -> None:
-    start, end = f'.{path.name}.', '.part'
+    part = re.compile(rf'\.{re.escape(path.name)}\.\d+(\.[0-9a-f]{{8}})?\.part')  # older versions had no second number
     for entry in os.scandir(path.parent):
-        if entry.name.startswith(start) and entry.name.endswith(end) and entry.name[len(start) : -len(end)].isdecimal():
+        if part.fullmatch(entry.name):
             with suppress(OSError):  # another process removes it too
                 if time.time() - entry.stat().st_mtime > ABANDONED_SECONDS:
                     os.unlink(entry)

@@ -11,6 +11,8 @@ from align_iqa_plugin.score.ray import ray_engine
 from align_iqa_plugin.score.rows import Engine, score_rows
 from align_iqa_plugin.score.score_folder import ScoreFolder
 
+DECODERS = 2  # processes beside the one that scores
+
 
 class EngineError(Exception):
     """Scoring cannot begin; the message is a sentence that says why."""
@@ -42,7 +44,7 @@ def open_engine(
                 metric = load_metric('cpu', weights)  # what is wrong with the weights is found before a worker fails
             else:
                 metric = load_metric(device, weights)
-                engine = partial(score_rows, metric, batch_size=batch_size)
+                engine = partial(score_rows, metric, batch_size=batch_size, workers=DECODERS)
                 output = output and output.with_name(f'.{output.name}.scores')
             folder = ScoreFolder(output, metric.origin) if output else None
         except (RayUnavailable, ValueError) as error:

@@ -41,14 +41,18 @@ def utf8(text: str) -> str:
     return text.encode('utf-8', 'backslashreplace').decode()
 
 
-def score_rows(metric, rows: list[Row], *, batch_size: int) -> Iterator[Row]:
-    """Score rows in this process: an `Engine`, once metric (see `metric.py`) and batch size are given."""
+def score_rows(metric, rows: list[Row], *, batch_size: int, workers: int = 0) -> Iterator[Row]:
+    """Score rows in this process: an `Engine`, once metric (see `metric.py`) and batch size are given.
+
+    Args:
+        workers: processes that decode; 0 decodes in this one.
+    """
     from align_iqa_plugin.archs.align_iqa_arch import MINIMUM_SIDE
     from align_iqa_plugin.score.run import BatchScorer, score_images
 
     scorer = BatchScorer(metric, metric.device)
     images = [(row.path, row.prompt) for row in rows]
-    for result in score_images(images, scorer, batch_size=batch_size, minimum_side=MINIMUM_SIDE):
+    for result in score_images(images, scorer, batch_size=batch_size, workers=workers, minimum_side=MINIMUM_SIDE):
         row = rows[result.index]
         row.score, row.error = result.score, result.reason
         row.width, row.height = result.decoded.full_size or (None, None)

@@ -7,12 +7,8 @@
 `decode` reads the images, `score_images` gathers them into batches of one size, `BatchScorer` runs the metric on a batch.
 """
 
-import signal
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import groupby
 from math import isfinite
@@ -21,28 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from align_iqa_plugin.data.copies import is_copy, read_copy
-from align_iqa_plugin.data.images import MAX_KEPT_PIXELS, ImageError, batches_of_one_size, read_image
+from align_iqa_plugin.data.decode import Decoded, decode
+from align_iqa_plugin.data.images import MAX_KEPT_PIXELS, batches_of_one_size
 from align_iqa_plugin.runtime.errors import reason_of
 
 Metric = Callable[[torch.Tensor, list[str] | None], Sequence[float]]
 """``metric(images, prompts)`` gives n scores; images (n, 3, h, w) in [0, 1] are on the scorer's device, prompts n or None."""
-
-FEW = 32
-"""Up to this many images are decoded in the process itself: to start workers would take longer than they save."""
-
-DIED = 'makes the process that decodes it die.'
-"""The reason of an image that ends its decoding process, whether a decoder crashes or memory runs out."""
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """An image as it was read; if it has no pixels, `reason` says why."""
-
-    pixels: np.ndarray | None = None  # (h, w, 3), 8 bits
-    full_size: tuple[int, int] | None = None  # width and height in the file; `pixels` of a huge image are averaged down
-    seconds: float | None = None  # that reading took; None for a copy (copies.py), which is made
-    reason: str = ''
 
 
 @dataclass(frozen=True)
@@ -175,7 +155,7 @@ def score_images(
             are read once.
         score_batch: a `BatchScorer`.
         batch_size: of images that are scored together, at most.
-        workers: processes that decode; 0 for none, and few images are decoded without them.
+        workers: see `decode`.
         minimum_side: images with a smaller side get a reason.
     """
     failures: list[Result] = []
@@ -201,54 +181,6 @@ def score_images(
     yield from failures
 
 
-def decode(paths: Sequence[str | Path], workers: int = 0) -> Iterator[Decoded]:
-    """Each image, in order; one that cannot be read, or that ends the process that reads it, has a reason instead of pixels.
-
-    Args:
-        paths: of the images, or their URIs.
-        workers: processes that decode; 0 for none, and few images are decoded without them.
-    """
-    if not workers or len(paths) <= FEW:
-        yield from map(_read, paths)
-        return
-    done, alone = 0, 0  # alone: how many of the next images a single process decodes
-    while done < len(paths):
-        part = paths[done : done + alone] if alone else paths[done:]
-        with ProcessPoolExecutor(1 if alone else workers, initializer=_ignore_interrupts) as pool:
-            try:
-                for decoded in _read_in(pool, part, ahead=1 if alone else 2 * workers):
-                    yield decoded
-                    done += 1
-                alone = 0
-                continue
-            except BrokenProcessPool:
-                died = alone > 0  # a single process has one image at a time: the next one made it die
-        if died:
-            yield Decoded(reason=DIED)
-            done += 1
-        alone = 2 * workers  # the image is among those that the processes had
-
-
-def _read_in(pool: ProcessPoolExecutor, paths: Iterable[str | Path], ahead: int) -> Iterator[Decoded]:
-    waiting: deque[Future[Decoded]] = deque()
-    for path in paths:
-        waiting.append(pool.submit(_read, path))
-        if len(waiting) == ahead:
-            yield waiting.popleft().result()
-    for future in waiting:
-        yield future.result()
-
-
-def _read(path: str | Path) -> Decoded:
-    start = time.perf_counter()
-    try:
-        image = read_copy(str(path)) if is_copy(path) else read_image(path)
-    except ImageError as error:
-        return Decoded(reason=str(error).removeprefix(f"'{path}' "))
-    seconds = None if is_copy(path) else time.perf_counter() - start  # to make a copy takes longer than to read a file
-    return Decoded(np.array(image), image.info['full_size'], seconds)
-
-
 def is_out_of_memory(error: Exception) -> bool:
     """Whether this says that memory ran out, on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -267,8 +199,3 @@ def _too_small(pixels: np.ndarray, decoded: Decoded, minimum_side: int) -> str:
     if (full_width, full_height) != (width, height):
         size += f', which is averaged down to {width:,} x {height:,}'
     return f'is {size} pixels; the network needs at least {minimum_side} on each side.'
-
-
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches all processes of the terminal; only the command itself is to stop them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

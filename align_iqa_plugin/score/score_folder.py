@@ -5,10 +5,12 @@ numbers of images that failed, are null. A row is found again by its image (abso
 name the weights and the version of this package that the scores come from: a folder holds the scores of one of those.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pyarrow
@@ -30,6 +32,10 @@ _KINDS = {
 }
 
 
+class FolderError(ValueError):
+    """A folder of scores cannot be used; the message names it, or the file in it, and the way out."""
+
+
 class ScoreFolder:
     """The folder, created where there is none, and used by one process at a time.
 
@@ -38,7 +44,7 @@ class ScoreFolder:
         origin: weights and version that the scores come from.
 
     Raises:
-        ValueError: the folder holds something else, is of another origin, is in use, or cannot be read; the message says which.
+        FolderError: the folder holds something else, is of another origin, is in use, or cannot be read.
     """
 
     def __init__(self, path: Path, origin: str):
@@ -50,15 +56,15 @@ class ScoreFolder:
             files = sorted(path.glob('*.parquet'))
             schemas = {file: _read(file, parquet.read_schema) for file in files}
         except Timeout as error:
-            raise ValueError(f"another command is writing into '{path}'; wait for it, or choose another output.") from error
-        except (OSError, pyarrow.ArrowException) as error:
-            raise ValueError(f"'{path}' cannot be used: {' '.join(str(error).split())}.") from error
+            raise FolderError(f"another command is writing into '{path}'; wait for it, or choose another output.") from error
+        except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
+            raise FolderError(f"'{path}' cannot be used: {' '.join(str(error).split())}.") from error
         self.schema = pyarrow.schema(_KINDS.items(), metadata={'origin': origin})
         for file, schema in schemas.items():
             if not schema.equals(self.schema):
-                raise ValueError(f"'{file}' holds no scores of `align-iqa score`; choose another output.")
+                raise FolderError(f"'{file}' holds no scores of `align-iqa score`; choose another output.")
             if (schema.metadata or {}).get(b'origin') != origin.encode():
-                raise ValueError(
+                raise FolderError(
                     f"'{path}' holds scores of other weights or of another version; delete it, or choose another output."
                 )
         numbers = [file.stem.removeprefix('part-') for file in files]
@@ -69,11 +75,19 @@ class ScoreFolder:
         self._lock.release()
 
     def read_scored(self, images: Iterable[str]) -> dict[tuple[str, str | None], dict]:
-        """The rows that have a score, by image and prompt; rows of these images without a score are removed from the folder."""
+        """The rows that have a score, by image and prompt; rows of these images without a score are removed from the folder.
+
+        Raises:
+            FolderError: a file is damaged.
+        """
         asked = set(images)
         scored: dict[tuple[str, str | None], dict] = {}
         for file in sorted(self.path.glob('*.parquet')):
-            rows = _read(file, parquet.read_table).to_pylist()
+            try:
+                rows = _read(file, partial(parquet.read_table, page_checksum_verification=True)).to_pylist()
+            except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
+                reason = ' '.join(str(error).split())
+                raise FolderError(f"'{file}' is damaged ({reason}); delete it, and its images are scored again.") from error
             scored |= {(row['image'], row['prompt']): row for row in rows if row['score'] is not None}
             kept = [row for row in rows if row['score'] is not None or row['image'] not in asked]
             if not kept:
@@ -107,12 +121,16 @@ class ScoreFolder:
         with suppress(Timeout), self._lock.acquire(timeout=0):
             for file in self.path.glob('*.parquet'):
                 file.unlink()
+            removed = self.path
+            with suppress(OSError):  # Windows renames no folder of an open file
+                # a command that starts as soon as the lock is free must not lose what it writes
+                removed = self.path.rename(self.path.with_name(f'{self.path.name}.{os.getpid()}.removed'))
             self._lock.release()
-            shutil.rmtree(self.path)
+            shutil.rmtree(removed)
 
     def _replace(self, file: Path, rows: list[Mapping]) -> None:
         with atomic_file(file) as part, part.open('wb') as opened:
-            parquet.write_table(pyarrow.Table.from_pylist(rows, self.schema), opened)
+            parquet.write_table(pyarrow.Table.from_pylist(rows, self.schema), opened, write_page_checksum=True)
 
 
 def _read(file: Path, read: Callable):

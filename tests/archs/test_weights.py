@@ -1,3 +1,7 @@
+import json
+import struct
+import zipfile
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -66,6 +70,7 @@ def test_a_file_without_tensors_is_refused(tmp_path):
         read_weights(tmp_path / 'a.pth', 'key')
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(-128, 127), min_size=6, max_size=6),
     st.lists(st.floats(2**-12, 1.0, width=32), min_size=2, max_size=2),
@@ -105,3 +110,76 @@ def test_a_file_with_wrong_bytes_is_read_or_named_and_raises_nothing_else(name, 
         read_weights(file, 'key')
     except ValueError as error:
         assert str(error).startswith(f'key: {file}')
+
+
+# Files that would fill the memory
+
+
+def test_a_file_of_torch_that_unpacks_to_more_than_it_holds_is_not_unpacked(tmp_path, monkeypatch):
+    torch.save({'a': torch.zeros(10**6)}, tmp_path / 'whole.pth')
+    with zipfile.ZipFile(tmp_path / 'whole.pth') as whole, zipfile.ZipFile(tmp_path / 'a.pth', 'w') as packed:
+        for entry in whole.infolist():
+            packed.writestr(entry.filename, whole.read(entry), zipfile.ZIP_DEFLATED)
+    monkeypatch.setattr(torch, 'load', lambda *_, **__: pytest.fail('it is unpacked'))
+    with pytest.raises(ValueError, match=r'^key: .*a\.pth is not read: it unpacks to 4,'):
+        read_weights(tmp_path / 'a.pth', 'key')
+
+
+def test_a_file_whose_entries_share_their_bytes_is_not_unpacked(tmp_path):
+    torch.save({'a': torch.zeros(10**5)}, tmp_path / 'a.pth')
+    content = (tmp_path / 'a.pth').read_bytes()
+    with zipfile.ZipFile(tmp_path / 'a.pth') as archive:
+        start, entries = archive.start_dir, len(archive.infolist())
+    directory = content[start : content.index(b'PK\x06\x06', start)] * 100
+    end = struct.pack('<4s4H2LH', b'PK\x05\x06', 0, 0, 100 * entries, 100 * entries, len(directory), start, 0)
+    (tmp_path / 'a.pth').write_bytes(content[:start] + directory + end)
+    with pytest.raises(ValueError, match='is not read: it unpacks to 40,'):
+        read_weights(tmp_path / 'a.pth', 'key')
+
+
+def test_a_pickle_that_states_more_numbers_than_its_file_holds_is_an_error(tmp_path):
+    torch.save({'a': torch.zeros(10)}, tmp_path / 'whole.pth')
+    with zipfile.ZipFile(tmp_path / 'whole.pth') as whole, zipfile.ZipFile(tmp_path / 'a.pth', 'w') as changed:
+        for entry in whole.infolist():  # K\n: the number 10
+            changed.writestr(entry.filename, whole.read(entry).replace(b'K\n', b'J' + struct.pack('<i', 10**6)))
+    with pytest.raises(ValueError, match='is not read|cannot be read'):
+        read_weights(tmp_path / 'a.pth', 'key')
+
+
+def test_a_call_that_makes_a_number_large_is_not_run(tmp_path, monkeypatch):
+    torch.save({'a': torch.zeros(3), 'b': bytearray(3)}, tmp_path / 'a.pth')
+    monkeypatch.setattr(torch, 'load', lambda *_, **__: pytest.fail('it is run'))
+    with pytest.raises(ValueError, match='calls .*bytearray, but has to be a file of nothing but tensors'):
+        read_weights(tmp_path / 'a.pth', 'key')
+
+
+def test_a_tensor_of_a_few_numbers_that_its_strides_repeat_is_not_used(tmp_path):
+    torch.save({'a': torch.zeros(1).expand(10**6)}, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match='tensor a states more numbers than it holds'):
+        read_weights(tmp_path / 'a.pth', 'key')
+
+
+def test_a_scale_that_would_enlarge_its_tensor_is_not_applied(tmp_path):
+    for part, shape in (('scale', (1, 100)), ('zero_point', (2, 100, 1))):
+        packed = {'w': torch.zeros(100, 1, dtype=torch.int8), 'w.scale': torch.ones(1), 'w.zero_point': torch.zeros(1)}
+        save_file(packed | {f'w.{part}': torch.ones(shape)}, tmp_path / 'a.safetensors')
+        with pytest.raises(ValueError, match=rf'the shape of w\.{part} does not fit that of w'):
+            read_weights(tmp_path / 'a.safetensors', 'key')
+
+
+@pytest.mark.parametrize(
+    ('length', 'header'),
+    [
+        (2**40, {'a': {'dtype': 'F32', 'shape': [4], 'data_offsets': [0, 16]}}),
+        (None, {'a': {'dtype': 'F32', 'shape': [2**40], 'data_offsets': [0, 2**42]}}),
+        (None, {'a': {'dtype': 'F32', 'shape': [2**40], 'data_offsets': [0, 16]}}),
+        (None, {'a': {'dtype': 'F32', 'shape': [2**62, 2], 'data_offsets': [0, 0]}}),
+        (None, {name: {'dtype': 'F32', 'shape': [4], 'data_offsets': [0, 16]} for name in ('a', 'b')}),
+    ],
+    ids=['length', 'offsets', 'shape', 'overflow', 'shared'],
+)
+def test_a_header_of_safetensors_that_states_more_than_the_file_holds_is_an_error(tmp_path, length, header):
+    text = json.dumps(header).encode()
+    (tmp_path / 'a.safetensors').write_bytes(struct.pack('<Q', length or len(text)) + text + bytes(16))
+    with pytest.raises(ValueError, match=r'^key: .*a\.safetensors cannot be read'):
+        read_weights(tmp_path / 'a.safetensors', 'key')

@@ -25,7 +25,8 @@ from align_iqa_plugin.cli.compare import ManyValues, compare
 from align_iqa_plugin.compare import behaviour as behaviour_module
 from align_iqa_plugin.compare import run as run_module
 from align_iqa_plugin.compare.metrics import MetricUnavailable
-from align_iqa_plugin.compare.store import Configuration, Store
+from align_iqa_plugin.compare.store import Configuration, LabelledImage, Store
+from align_iqa_plugin.data import images
 
 ROOT = Path(__file__).parents[2]
 app = typer.Typer()
@@ -120,6 +121,35 @@ def test_several_metrics_and_data_sets_follow_one_option(page, data, tmp_path):
     assert 'entropy' in result.stdout and '0.500' in result.stdout
 
 
+def test_a_command_reports_its_own_images_whatever_another_one_gives_the_data_set_meanwhile(page, tmp_path, monkeypatch):
+    class Slow(Brightness):
+        def __init__(self, name, device):
+            super().__init__(name, device)
+            with Store(tmp_path / 'out' / 'scores.sqlite') as other:
+                other.put_images('samples', [LabelledImage('b.png', 'b.png', 'b', mos=1.0)])
+
+    monkeypatch.setattr(run_module, 'Metric', Slow)
+    result = run('-m', 'entropy', '--samples', '--out', tmp_path / 'out')
+    assert result.exit_code == 1  # the other images were scored in place of these
+    table = pd.read_csv(tmp_path / 'out' / 'scores.csv', keep_default_na=False)
+    assert len(table) == 12 and set(table['reason']) == {'is not scored yet.'}
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='processes must inherit the patch')
+@pytest.mark.parametrize('metric', ['entropy', 'clipscore'])
+def test_a_picture_that_kills_its_decoder_has_a_reason_and_the_page_is_written(tmp_path, monkeypatch, metric):
+    monkeypatch.setattr(run_module, 'Metric', Brightness)
+    read = images._read
+    deadly = 'sd1.5_lowcorr_183.jpg'
+    kill = lambda path: os.kill(os.getpid(), signal.SIGKILL) if Path(path).name == deadly else read(path)  # noqa: E731
+    monkeypatch.setattr(images, '_read', kill)
+    result = run('-m', metric, '--samples', '--out', tmp_path / 'out', '--resamples', 20)
+    assert result.exit_code == 1, result.output
+    table = pd.read_csv(tmp_path / 'out' / 'scores.csv', keep_default_na=False).set_index('image')
+    assert table['reason'].to_dict() == {name: images.DIED if name == deadly else '' for name in table.index}
+    assert (tmp_path / 'out' / 'index.html').is_file()
+
+
 def test_a_second_run_computes_nothing_and_gives_the_same(page, data, tmp_path):
     command = ['-m', 'entropy', 'clipscore', '-d', 'agiqa3k', '--data', data, '--out', tmp_path / 'out']
     run(*command)
@@ -206,10 +236,10 @@ def test_behaviour_has_36_images_unless_a_number_follows_and_fewer_if_there_are_
     monkeypatch.setattr(behaviour_module, 'copies_of', lambda path, sha256: [])  # the samples alone
     monkeypatch.setattr(run_module, 'summarise_behaviour', lambda copies, *more, **settings: {'n': len(copies) - 3})
     monkeypatch.setattr(compare_display, 'show_behaviour', lambda summary: None)
-    for words, images in ((['--behaviour', '--seed', 1], 36), (['--seed', 1, '--behaviour'], 36), (['--behaviour=99'], 40)):
+    for words, count in ((['--behaviour', '--seed', 1], 36), (['--seed', 1, '--behaviour'], 36), (['--behaviour=99'], 40)):
         command = ['-m', 'brisque', '-d', 'agiqa3k', '--data', data, '--out', tmp_path / 'out', '--workers', 0]
         assert run(*command, *words).exit_code == 0
-        assert contrast.summary['datasets']['agiqa3k']['behaviour'] == {'n': images}
+        assert contrast.summary['datasets']['agiqa3k']['behaviour'] == {'n': count}
 
 
 def test_copies_that_fail_are_named_and_make_the_status_1(contrast, data, tmp_path):

@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from align_iqa_plugin.cli import app
+from align_iqa_plugin.data.images import DIED, read_image
 from align_iqa_plugin.data.labels import read_labels
 from align_iqa_plugin.data.releases import RELEASES
 from align_iqa_plugin.data.splits import content_hashes, image_level_split, prompt_disjoint_split, split_name
@@ -280,10 +281,18 @@ def test_a_table_in_the_working_folder_is_found_by_its_bare_name(folder, monkeyp
     assert result.exit_code == 0 and len(read('meta.csv')) == 40
 
 
-def test_a_killed_process_is_a_sentence_and_status_2(folder, monkeypatch):
-    monkeypatch.setattr('align_iqa_plugin.data.verify.read_image', lambda path: os.kill(os.getpid(), signal.SIGKILL))
-    result = run('verify', folder, *NAMED, '--workers', 2)
-    assert result.exit_code == 2 and '--workers 1' in result.stderr
+@pytest.mark.skipif(os.name == 'nt', reason='processes must inherit the patch')
+@pytest.mark.parametrize('workers', [1, 2])
+def test_an_image_that_kills_its_decoder_is_a_corrupt_one_and_named(folder, monkeypatch, workers):
+    deadly, read = str(folder / '002.png'), read_image
+    monkeypatch.setattr(
+        'align_iqa_plugin.data.verify.read_image',
+        lambda path: os.kill(os.getpid(), signal.SIGKILL) if path == deadly else read(path),
+    )
+    result = run('verify', folder, *NAMED, '--workers', workers)
+    assert result.exit_code == 1
+    (problem,) = [line for line in result.stdout.splitlines() if line.startswith('corrupt')]
+    assert deadly in problem and problem.endswith(DIED)
 
 
 def test_an_unlikely_name_is_only_a_note_where_the_names_were_not_checked_on_the_release(small_releases, tmp_path):

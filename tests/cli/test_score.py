@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from align_iqa_plugin.archs.weights import PACKAGED_MODEL_CARD
 from align_iqa_plugin.cli import app
+from align_iqa_plugin.data import images
 from align_iqa_plugin.score import engine, score_folder, write
 from align_iqa_plugin.score.find_images import SAMPLES
 
@@ -315,3 +316,15 @@ def test_the_packaged_network_ranks_the_samples(tmp_path, monkeypatch):
     shutil.copy(SAMPLES / one, tmp_path / 'one.jpg')
     run('one.jpg', '--prompt', table['prompt'][4], '--device', 'cpu', '--output', 'one.csv')
     assert pd.read_csv('one.csv')['score'][0] == pytest.approx(table['score'][4], abs=1e-4)
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='processes must inherit the patch')
+def test_an_image_that_kills_its_decoder_gets_a_reason_and_the_others_their_scores(folder, monkeypatch):
+    expected, read = grey('a.png', 50), images._read
+    grey('deadly.png')
+    kill = lambda path: os.kill(os.getpid(), signal.SIGKILL) if Path(path).name == 'deadly.png' else read(path)  # noqa: E731
+    monkeypatch.setattr(images, '_read', kill)
+    result = run('a.png', 'deadly.png', '--output', 'out.csv', '--sheet', 'sheet.png')
+    assert result.exit_code == 1 and Path('sheet.png').is_file()
+    one, two = rows_of('out.csv')
+    assert float(one['score']) == expected and two['error'] == images.DIED

@@ -15,7 +15,6 @@ from PIL import Image
 from align_iqa_plugin.compare.scoring import Scorer
 from align_iqa_plugin.compare.store import Configuration, LabelledImage, Store
 from align_iqa_plugin.runtime.memory import PeakMemory
-from align_iqa_plugin.score.run import FEW
 
 CPU = torch.device('cpu')
 
@@ -331,7 +330,7 @@ def test_peak_memory_is_that_of_one_image_when_warm(store, tmp_path):
 
 
 def test_images_are_decoded_the_same_in_workers(store, tmp_path):
-    values = [value % 256 for value in range(FEW + 5)]
+    values = [value % 256 for value in range(37)]
     metric = Brightness()
     labelled = pictures(tmp_path / 'set', values)
     Path(labelled[3].path).write_bytes(b'no picture')

@@ -5,12 +5,14 @@ import random
 import re
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -423,8 +425,9 @@ def test_a_database_of_0_3_0_is_migrated_in_place_and_goes_on(of_v030):
         assert store.score_table()['score'].notna().sum() == 3
 
 
-def test_a_database_without_copies_gets_their_columns_and_goes_on(tmp_path):
-    """That of 0.4.0."""
+@pytest.mark.parametrize('indexes', ['', 'CREATE INDEX images_copy ON images (position, dataset);'])
+def test_a_database_without_copies_gets_their_columns_and_goes_on(tmp_path, indexes):
+    """That of 0.4.0, and one with an index of its own columns."""
     path = tmp_path / 'scores.sqlite'
     with Store(path) as store:
         store.put_images('set', [image(1)])
@@ -432,8 +435,8 @@ def test_a_database_without_copies_gets_their_columns_and_goes_on(tmp_path):
         store.put_scores(PLAIN, [Result('sha1', '', 0.5)], 'cpu')
         rows = store.score_table()
         store._database.executescript(
-            'DROP VIEW copy_table; DROP VIEW score_table; CREATE VIEW score_table AS SELECT 1; '
-            'ALTER TABLE images DROP COLUMN copy; ALTER TABLE images DROP COLUMN level; PRAGMA user_version = 2;'
+            'DROP VIEW copy_table; DROP VIEW score_table; CREATE VIEW score_table AS SELECT 1; DROP INDEX images_copy; '
+            f'ALTER TABLE images DROP COLUMN copy; ALTER TABLE images DROP COLUMN level; {indexes} PRAGMA user_version = 2;'
         )
     with Store(path) as store:
         assert store.score_table().equals(rows)
@@ -450,3 +453,84 @@ def test_a_migration_that_fails_changes_nothing(of_v030, monkeypatch):
     assert database.execute('SELECT * FROM score_table').fetchall() == rows
     assert database.execute('PRAGMA user_version').fetchone() == (1,)
     database.close()
+
+
+# A damaged database
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """The bytes of a database of some pages, and its tables."""
+    path = tmp_path_factory.mktemp('whole') / 'scores.sqlite'
+    with Store(path) as store:
+        store.put_images('set', [image(number, prompt=f'a prompt of {number}', generator='glide') for number in range(40)])
+        for configuration in (PLAIN, PROMPTED):
+            use(store, configuration)
+            results = [
+                Result(f'sha{number}', prompt, number / 7, seconds=0.5) for number in range(40) for prompt in ('', 'cat')
+            ]
+            store.put_scores(configuration, results, 'cpu')
+        store.put_unavailable('niqe', 'needs a file.')
+        tables = store.score_table(), store.metric_table(), store.pending('set', PROMPTED)
+    return path.read_bytes(), tables
+
+
+def assert_right_or_refused(path, tables):
+    try:
+        with Store(path) as store:
+            found = store.score_table(), store.metric_table(), store.pending('set', PROMPTED)
+    except StoreError as error:
+        assert 'scores.sqlite' in str(error)
+        return
+    for one, other in zip(found[:2], tables[:2], strict=True):
+        pandas.testing.assert_frame_equal(one, other)
+    assert found[2] == tables[2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_damaged_database_gives_the_right_scores_or_a_sentence(data, whole, tmp_path_factory):
+    content, tables = bytearray(whole[0]), whole[1]
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place] ^= data.draw(st.integers(1, 255))
+    path = tmp_path_factory.mktemp('damaged') / 'scores.sqlite'
+    path.write_bytes(content[: data.draw(st.one_of(st.just(len(content)), st.integers(1, len(content))))])
+    assert_right_or_refused(path, tables)
+
+
+@pytest.mark.parametrize('length', [1, 50, 4096, 10_000])
+def test_a_database_whose_end_is_cut_off_is_left_as_it_is(whole, tmp_path, length):
+    path = tmp_path / 'scores.sqlite'
+    path.write_bytes(whole[0][:length])
+    with pytest.raises(StoreError, match='move it away'):
+        Store(path)
+    assert path.read_bytes() == whole[0][:length]
+
+
+def test_another_score_another_view_and_another_name_are_found(whole, tmp_path):
+    content, tables = whole
+    for before, after in (
+        (struct.pack('>d', 5 / 7), struct.pack('>d', 6 / 7)),
+        (b'LEFT JOIN scores AS own', b'JOIN      scores AS own'),
+        (b'setentropy', b'sotentropy'),
+    ):
+        place = content.index(before)
+        path = tmp_path / f'{place}' / 'scores.sqlite'
+        path.parent.mkdir()
+        path.write_bytes(content[:place] + after + content[place + len(before) :])
+        with pytest.raises(StoreError, match='move it away'):
+            Store(path)
+
+
+def test_a_database_without_the_copies_gets_them(whole, tmp_path):
+    path = tmp_path / 'scores.sqlite'
+    path.write_bytes(whole[0])
+    database = sqlite3.connect(path)
+    names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE name LIKE '%_copy'")]
+    for name in names:
+        database.execute(f'DROP INDEX {name}')
+    database.close()
+    Store(path).__exit__()
+    assert len(names) == 5 == count(path, "SELECT count(*) FROM sqlite_master WHERE name LIKE '%_copy'")
+    assert_right_or_refused(path, whole[1])

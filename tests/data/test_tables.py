@@ -170,6 +170,14 @@ def test_a_small_file_that_unpacks_to_a_large_one_is_not_unpacked(tmp_path, monk
         read_table(tmp_path / 'a.xlsx')
 
 
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='has no pipes in folders')
+@pytest.mark.parametrize('name', ['pipe.csv', '/dev/zero'])
+def test_a_pipe_or_a_device_is_no_table(tmp_path, name):
+    os.mkfifo(tmp_path / 'pipe.csv')
+    with pytest.raises(TableError, match='pipe or a device'):
+        read_table(tmp_path / name)
+
+
 @pytest.mark.parametrize('separator', [',', ';', '\t'])
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
 def test_what_spreadsheets_write_as_csv_is_read(tmp_path, separator, encoding):

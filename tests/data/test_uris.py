@@ -1,6 +1,9 @@
 """Files by URI: read and listed wherever they are, and a reason where they cannot be."""
 
+import os
 import threading
+import time
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -109,6 +112,106 @@ def test_what_cannot_be_read_is_an_os_error_with_a_reason(server, name):
     with pytest.raises(OSError) as caught:
         read_uri(name.replace('HTTP', server))
     assert str(caught.value)
+
+
+# What has no end, or is too large
+
+
+@pytest.fixture
+def small_limits(monkeypatch):
+    monkeypatch.setattr(uris, 'MAX_BYTES', 5000)
+    monkeypatch.setattr(uris, 'MAX_SECONDS', 2)
+    monkeypatch.setattr(uris, 'PIECE', 1000)
+
+
+class Hostile(BaseHTTPRequestHandler):
+    """Answers that have no end, in the ways that its paths say."""
+
+    def do_GET(self):
+        if self.path == '/header':
+            self.drip(b'HTTP/1.0 200 OK\r\nX: ', b'a')
+        self.send_response(200)
+        length = {'/large': 10**12, '/short': 2000}.get(self.path)
+        if length:
+            self.send_header('Content-Length', str(length))
+        self.end_headers()
+        if self.path == '/drip':
+            self.drip(b'', b'a')
+        self.wfile.write(b'a' * 1000)
+        while self.path == '/endless':
+            self.wfile.write(b'a' * 1000)
+
+    def drip(self, start, byte):
+        self.wfile.write(start)
+        while True:
+            self.wfile.write(byte)
+            time.sleep(0.05)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture(scope='module')
+def hostile():
+    class Quiet(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_):
+            """The client has gone away."""
+
+    with Quiet(('127.0.0.1', 0), Hostile) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{running.server_port}'
+        running.shutdown()
+
+
+@pytest.mark.parametrize(
+    ('place', 'reason'),
+    [
+        ('endless', 'more than 5,000 bytes'),
+        ('large', 'more than 5,000 bytes'),
+        ('drip', 'more than 2 seconds'),
+        ('header', 'more than 2 seconds'),
+        ('short', 'ended after 1,000 of 2,000 bytes'),
+    ],
+)
+def test_an_answer_without_end_or_before_its_end_is_an_error(hostile, small_limits, monkeypatch, place, reason):
+    monkeypatch.setenv('no_proxy', '127.0.0.1')
+    with pytest.raises(OSError, match=reason):
+        read_uri(f'{hostile}/{place}')
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='has no pipes in folders')
+@pytest.mark.parametrize('scheme', ['file', 'local'])
+@pytest.mark.parametrize('name', ['pipe', '/dev/zero'])
+def test_a_pipe_or_a_device_is_not_read(tmp_path, scheme, name):
+    os.mkfifo(tmp_path / 'pipe')
+    with pytest.raises(OSError, match='pipe or a device'):
+        read_uri(f'{scheme}://{tmp_path / name}')
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='has no pipes in folders')
+def test_an_archive_that_is_a_pipe_is_given_up(tmp_path, small_limits):
+    os.mkfifo(tmp_path / 'pipe')
+    with pytest.raises(OSError, match='more than 2 seconds'):
+        read_uri(f'zip://a.png::file://{tmp_path}/pipe')
+
+
+def test_a_file_in_an_archive_is_read_up_to_the_limit(tmp_path, small_limits):
+    with zipfile.ZipFile(tmp_path / 'a.zip', 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('small.png', b'small')
+        archive.writestr('bomb.png', bytes(10**7))
+    assert read_uri(f'zip://small.png::file://{tmp_path}/a.zip') == b'small'
+    with pytest.raises(OSError, match='more than 5,000 bytes'):
+        read_uri(f'zip://bomb.png::file://{tmp_path}/a.zip')
+
+
+@pytest.mark.parametrize('scheme', ['file', 'local'])
+def test_a_large_file_is_not_read(tmp_path, small_limits, scheme):
+    with open(tmp_path / 'sparse.png', 'wb') as file:
+        file.truncate(10**12)
+    with pytest.raises(OSError, match='more than 5,000 bytes'):
+        read_uri(f'{scheme}://{tmp_path}/sparse.png')
 
 
 @given(st.text())

@@ -6,6 +6,7 @@ import statistics
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -86,6 +87,43 @@ def test_folds_that_are_in_the_results_file_are_not_run_again(run, fitted_option
     run_protocol(fitted_options, kind='prompt', folds=['1'], root=root, output=root / 'results.json', report=lines.append)
     assert lines == [f'fold 1: in {root / "results.json"} already.']
     assert (root / 'results.json').read_text() == before
+
+
+def test_a_fold_that_another_process_writes_meanwhile_is_kept(run, fitted_options, tmp_path, monkeypatch):
+    results, output = json.loads((run[0] / 'results.json').read_text()), tmp_path / 'results.json'
+    one, two = ({**results, 'folds': {fold: results['folds'][fold]}} for fold in ('1', '2'))
+
+    def run_fold(*_):
+        output.write_text(json.dumps(two))  # by the other process, while this one trains
+        return one['folds']['1']
+
+    monkeypatch.setattr(protocol, '_run_fold', run_fold)
+    run_protocol(fitted_options, kind='prompt', folds=['1'], root=tmp_path, output=output, report=print)
+    assert json.loads(output.read_text()) == results
+
+
+def test_a_fold_that_another_process_is_at_comes_last_and_is_not_run_twice(run, fitted_options, tmp_path, monkeypatch):
+    results, output = json.loads((run[0] / 'results.json').read_text()), tmp_path / 'results.json'
+    asked, lines, name = [], [], 'tiny_prompt_1'
+    other = FileLock(tmp_path / 'experiments' / '.locks' / name)
+    other.acquire()
+
+    def run_fold(options, *_):
+        asked.append(options['name'])
+        output.write_text(json.dumps({**results, 'folds': {'1': results['folds']['1']}}))
+        other.release()
+        return results['folds']['2']
+
+    monkeypatch.setattr(protocol, '_run_fold', run_fold)
+    run_protocol(fitted_options, kind='prompt', folds=['1', '2'], root=tmp_path, output=output, report=lines.append)
+    assert asked == ['tiny_prompt_2'] and json.loads(output.read_text()) == results
+    assert 'another process is at it' in lines[0] and lines[-1] == f'fold 1: in {output} already.'
+
+
+def test_a_protocol_of_several_processes_of_one_training_is_refused(fitted_options, tmp_path, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(ValueError, match='start the command several times'):
+        run_protocol(fitted_options, kind='prompt', folds=['1'], root=tmp_path, output=tmp_path / 'results.json', report=print)
 
 
 def test_results_of_another_recipe_are_not_mixed_in(run, fitted_options):

@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from pyiqa.utils import get_root_logger
 
@@ -62,6 +63,19 @@ def at(monkeypatch):
 
 def cut():
     raise Cut
+
+
+# One process at a time
+
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_a_second_training_of_a_name_is_refused_and_touches_nothing_of_the_first(tiny_options, tmp_path, resume):
+    tiny_options['train']['total_epoch'] = 1
+    train(tiny_options, root=tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
+    with FileLock(tmp_path / 'experiments' / '.locks' / 'tiny'), pytest.raises(ValueError, match='another process is training'):
+        train(tiny_options, root=tmp_path, resume=resume)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')} == before
 
 
 # Resume
@@ -140,7 +154,7 @@ def test_without_resume_an_experiment_of_the_same_name_is_kept_under_another(tin
     train(tiny_options, root=tmp_path)
     (states(tmp_path).parent / 'note').write_text('mine')
     train(tiny_options, root=tmp_path)
-    archived, now = sorted((tmp_path / 'experiments').iterdir(), key=lambda path: path.name, reverse=True)
+    archived, now = sorted((tmp_path / 'experiments').glob('tiny*'), key=lambda path: path.name, reverse=True)
     assert (archived / 'note').exists() and not (now / 'note').exists()
 
 

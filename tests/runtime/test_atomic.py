@@ -44,13 +44,15 @@ def test_a_file_has_the_users_mode_whatever_the_writer_gave_it(tmp_path, umask, 
 
 
 def test_what_a_killed_process_left_is_removed_and_what_another_is_writing_is_not(tmp_path):
-    abandoned, busy, other = (tmp_path / name for name in ('.a.1.part', '.a.2.part', '.b.1.part'))
-    for path in (abandoned, busy, other):
+    old, abandoned, busy, other = (
+        tmp_path / name for name in ('.a.1.part', '.a.1.0123abcd.part', '.a.2.0123abcd.part', '.b.1.0123abcd.part')
+    )
+    for path in (old, abandoned, busy, other):
         path.write_bytes(b'half')
-    for path in (abandoned, other):
+    for path in (old, abandoned, other):
         os.utime(path, (time.time() - 7200,) * 2)
     atomic_write(tmp_path / 'a', b'whole')
-    assert sorted(os.listdir(tmp_path)) == ['.a.2.part', '.b.1.part', 'a']
+    assert sorted(os.listdir(tmp_path)) == ['.a.2.0123abcd.part', '.b.1.0123abcd.part', 'a']
 
 
 @posix
@@ -81,3 +83,7 @@ def test_a_home_that_no_user_has_is_a_name_like_others(tmp_path, monkeypatch):
     atomic_write('~nobody-of-this-name', b'')
     assert os.listdir() == ['~nobody-of-this-name']
     assert part_of(tmp_path / 'a').parent == tmp_path
+
+
+def test_processes_of_one_number_do_not_share_a_part(tmp_path):
+    assert part_of(tmp_path / 'a') != part_of(tmp_path / 'a')

@@ -1,19 +1,17 @@
 """The loop over image files: each image its score or a reason, in batches of one size, whatever fails."""
 
-import os
-import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from align_iqa_plugin.data import decode as decoding
 from align_iqa_plugin.data import images
 from align_iqa_plugin.score import run
-from align_iqa_plugin.score.run import FEW, BatchScorer, decode, score_images
+from align_iqa_plugin.score.run import BatchScorer, score_images
 
 
 class Brightness:
@@ -43,7 +41,7 @@ def pixels(monkeypatch):
             image.info['full_size'] = image.size
             return image
 
-        monkeypatch.setattr(run, 'read_image', read)
+        monkeypatch.setattr(decoding, 'read_image', read)
         return [(str(number), None) for number in range(len(values))]
 
     return make
@@ -95,7 +93,7 @@ def test_batches_hold_every_image_once_by_one_size_and_within_the_limits(sizes, 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(images, 'MAX_KEPT_PIXELS', limit)
-        patch.setattr(run, 'read_image', read)
+        patch.setattr(decoding, 'read_image', read)
         files = [(str(number), None) for number in range(len(sizes))]
         results = list(score_images(files, score_batch, batch_size=batch_size))
     for batch in filter(None, batches):
@@ -108,8 +106,8 @@ def test_batches_hold_every_image_once_by_one_size_and_within_the_limits(sizes, 
 def test_few_images_wait_even_if_every_one_has_its_own_size(pixels, monkeypatch):
     monkeypatch.setattr(images, 'MAX_KEPT_PIXELS', 10_000)
     files = pixels([0] * 100, sizes=[(40, 41 + number) for number in range(100)])
-    read, from_number = [], run.read_image
-    monkeypatch.setattr(run, 'read_image', lambda path: read.append(path) or from_number(path))
+    read, from_number = [], decoding.read_image
+    monkeypatch.setattr(decoding, 'read_image', lambda path: read.append(path) or from_number(path))
     results = score_images(files, BatchScorer(Brightness(), 'cpu'), batch_size=16)
     for number in range(1, 80):
         next(results)
@@ -118,8 +116,8 @@ def test_few_images_wait_even_if_every_one_has_its_own_size(pixels, monkeypatch)
 
 def test_neighbours_of_one_path_are_read_once(pixels, monkeypatch):
     pixels([50])
-    read, from_number = [], run.read_image
-    monkeypatch.setattr(run, 'read_image', lambda path: read.append(path) or from_number(path))
+    read, from_number = [], decoding.read_image
+    monkeypatch.setattr(decoding, 'read_image', lambda path: read.append(path) or from_number(path))
     results = scored([('0', 'a'), ('0', 'b'), ('0', None)], Brightness())
     assert read == ['0'] and [result.score for result in results] == [grey(50)] * 3
 
@@ -227,35 +225,6 @@ def test_unreadable_and_small_images_get_their_reasons(folder, monkeypatch):
     assert reasons[2] == 'is 8 x 40 pixels; the network needs at least 32 on each side.'
     assert reasons[3].startswith('is 1,000 x 40, which is averaged down to 500 x 20 pixels')
     assert results[2].decoded.full_size == (8, 40)
-
-
-# Decoding in processes
-
-
-@pytest.fixture
-def many(folder):
-    """Files for more images than are decoded in the process itself, one of them broken."""
-    names = [f'{number}.png' for number in range(FEW + 8)]
-    for number, name in enumerate(names):
-        Image.new('L', (8, 8), number).save(name)
-    Path('3.png').write_bytes(b'no picture')
-    return names
-
-
-def test_images_are_decoded_the_same_in_processes(many):
-    here, there = list(decode(many)), list(decode(many, workers=2))
-    assert [each.reason for each in here] == [each.reason for each in there]
-    for one, other in zip(here, there, strict=True):
-        assert np.array_equal(one.pixels, other.pixels) and one.full_size == other.full_size
-
-
-@pytest.mark.skipif(os.name == 'nt', reason='processes must inherit the patch')
-def test_an_image_that_kills_its_decoder_is_named_and_the_others_are_read(many, monkeypatch):
-    deadly, read = {'10.png', '11.png', '39.png'}, run.read_image
-    monkeypatch.setattr(run, 'read_image', lambda path: os.kill(os.getpid(), signal.SIGKILL) if path in deadly else read(path))
-    decoded = dict(zip(many, decode(many, workers=2), strict=True))
-    assert {name for name, each in decoded.items() if each.reason == run.DIED} == deadly
-    assert {name for name, each in decoded.items() if each.pixels is None} == deadly | {'3.png'}
 
 
 def test_a_copy_is_scored_as_it_is_made_and_its_time_is_not_that_of_reading(tmp_path):

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from align_iqa_plugin.score import score_folder
 from align_iqa_plugin.score.rows import Row
-from align_iqa_plugin.score.score_folder import ScoreFolder, score_remaining
+from align_iqa_plugin.score.score_folder import FolderError, ScoreFolder, score_remaining
 
 
 def row(image, score, prompt=None, error=''):
@@ -95,6 +97,46 @@ def test_two_commands_do_not_share_a_folder(folder, tmp_path):
     thread = threading.Thread(target=other)
     thread.start(), thread.join()
     assert len(problems) == 1 and 'another command' in problems[0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_gives_the_right_scores_or_a_sentence(data, tmp_path_factory):
+    path = tmp_path_factory.mktemp('folder') / 'scores'
+    opened = ScoreFolder(path, 'weights 1')
+    opened.add([row(f'{number}', number / 7, f'prompt {number}') for number in range(20)])
+    opened.close()
+    file = path / 'part-000000.parquet'
+    content = bytearray(file.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    file.write_bytes(content)
+    try:
+        opened = ScoreFolder(path, 'weights 1')
+        try:
+            found = opened.read_scored([])
+        finally:
+            opened.close()
+    except FolderError as error:
+        assert str(path) in str(error)
+        return
+    for (image, prompt), each in found.items():
+        assert (prompt, each['score']) == (f'prompt {image}', int(image) / 7)
+
+
+def test_a_folder_that_is_removed_leaves_what_another_command_begins(folder, tmp_path):
+    opened = folder()
+    opened.add([row('a', 1.0)])
+    opened.close()
+    release = opened._lock.release
+
+    def release_and_begin():
+        release()
+        opened._lock.release = release
+        ScoreFolder(tmp_path / 'scores', 'weights 1').add([row('b', 1.0)])
+
+    opened._lock.release = release_and_begin
+    opened.remove()
+    assert images(tmp_path) == ['b'] and [path.name for path in tmp_path.iterdir()] == ['scores']
 
 
 # Rows, scored and kept while they come

@@ -80,9 +80,10 @@ def explorer_data(
         data['scores'] = [_rounded(scores[index]) for index in shown]
         data['ranks'] = [data['ranks'].get(index) for index in shown]
         data['high'], data['low'] = ([index_in_page[index] for index in side] for side in disagreements[data['name']])
+    scored = matrix.notna().any(axis=1)
     progress = tqdm(shown, desc=f'pictures of {name}', unit='image', leave=False, disable=None)
     return {
-        'images': [_image(images.loc[index], with_picture=index in pictured) for index in progress],
+        'images': [_image(images.loc[index], index in pictured, bool(scored[index])) for index in progress],
         'metrics': metrics,
     }
 
@@ -106,14 +107,17 @@ def _spread(items: Sequence, count: int) -> list:
     return [items[round(number * (len(items) - 1) / max(1, count - 1))] for number in range(max(0, count))]
 
 
-def _image(row: pd.Series, *, with_picture: bool) -> dict:
+def _image(row: pd.Series, with_picture: bool, scored: bool) -> dict:
     image = {
         **{key: row[key] for key in ('prompt', 'generator', 'style')},
         'name': row['image'],
         'mos': _rounded(row['mos']),
         'mos_std': _rounded(row['mos_std']),
     }
-    if with_picture:
+    if with_picture and not scored:
+        # no process may have survived decoding it, and this one has to
+        image['no_picture'] = 'no metric could score it'
+    elif with_picture:
         try:
             image['picture'] = _picture(row['path'])
         except ImageError:
