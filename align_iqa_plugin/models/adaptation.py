@@ -10,7 +10,7 @@ from pyiqa.data.base_iqa_dataset import BaseIQADataset
 from torch import Tensor
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
-from align_iqa_plugin.data.feature_cache import FeatureCache, TrunkCache
+from align_iqa_plugin.data.feature_cache import TrunkCache
 from align_iqa_plugin.models.fit import folds_of, rated_features
 from align_iqa_plugin.models.fold_heads import FoldHeads
 from align_iqa_plugin.models.process_group import broadcast
@@ -34,13 +34,13 @@ class Adaptation:
         self.heads = FoldHeads(pooled_width=network.msfa.pooled_width, width=network.msfa.width).to(self.device)
         self.trunk = TrunkCache(trunk_cache, network) if trunk_cache else None
 
-    def start(self, dataset: BaseIQADataset, cache: FeatureCache | None) -> float:
+    def start(self, dataset: BaseIQADataset) -> float:
         """Fit the heads; gives their root mean squared error on the folds that they were not fitted to.
 
         Raises:
             ValueError: too few images have a main score.
         """
-        rated = rated_features(self.network, dataset, device=self.device, cache=cache, forward=self.features)
+        rated = rated_features(self.network, dataset, device=self.device, forward=self.features)
         rows = rated.mask[:, 0]
         mos = rated.targets[rows, 0]
         left_out = self.heads.fit(rated.features[rows], mos, alpha=self.alpha, folds=rated.folds[rows])

@@ -345,7 +345,7 @@ class AlignIQAModel(GeneralIQAModel):
             self.target_offsets = self._fit(dataset).target_offsets
             self.save_network(self.net, 'net_start')
         else:
-            rmse = self.adaptation.start(dataset, self.cache)
+            rmse = self.adaptation.start(dataset)
             get_root_logger().info(
                 f'The heads of the training are fitted to {len(dataset)} images: RMSE {rmse:.4f} on the folds left out.'
             )

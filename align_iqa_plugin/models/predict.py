@@ -58,11 +58,12 @@ def features_of(
         network: in evaluation mode.
         dataset: an `AIGCIQADataset`, if there is a cache.
         places: the images, by their index.
-        cache: is read and filled, if the features do not depend on prompts.
+        cache: is read and filled, if the features are the network's own and do not depend on prompts.
         forward: gives the features of a batch in place of `forward_features`, for example from the outputs of the first blocks.
         shown: device, description and show, as of `run_over`.
     """
-    cache = cache if depends_on_image_alone(network) else None
+    # what comes from a trunk in half precision must not get into what others read
+    cache = cache if forward is None and depends_on_image_alone(network) else None
     rows: dict[int, Tensor] = {}
     if cache is not None:
         cache.follow(network)

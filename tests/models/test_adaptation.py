@@ -49,7 +49,7 @@ def run(tiny_training_file, tmp_path_factory):
 def test_each_image_is_scored_by_a_head_that_never_saw_its_prompt(options):
     net, dataset = network(options), build_dataset(options['datasets']['train'] | {'phase': 'train'})
     adaptation = Adaptation(net, alpha=10.0, trunk_cache=None)
-    adaptation.start(dataset, None)
+    adaptation.start(dataset)
     rated = rated_features(net, dataset, device=CPU)
     pooled, mos = rated.features[:, : net.msfa.pooled_width].double().numpy(), rated.targets[:, 0].double().numpy()
     y = (mos - mos.mean()) / mos.std(ddof=1)

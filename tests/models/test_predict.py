@@ -110,3 +110,9 @@ def test_a_fit_with_a_cache_is_the_same_fit(images, tmp_path):
         heads.append(net.head.state_dict())
     for head in heads[1:]:
         assert all(torch.equal(tensor, heads[0][name]) for name, tensor in head.items())
+
+
+def test_features_that_another_function_gives_are_not_kept(network, images, tmp_path):
+    cache = FeatureCache(tmp_path, network)
+    rows = features_of(network, images, range(4), cache, lambda batch: batch['img'][:, :2, 0, 0], device=CPU)
+    assert rows.shape == (4, 2) and not [*tmp_path.iterdir()]
