@@ -122,7 +122,7 @@ class AIGCIQADataset(BaseIQADataset):
     def __getitem__(self, index: int) -> dict:
         sample = self.sample(index)
         if self.opt.get('with_copy'):
-            copy = copy_of(index, self.paths[index])
+            copy = copy_of(index, sample['img_path'])
             sample['copy'] = self.sample(index, copy.make)['img']
             sample |= {'copy_lost': copy.lost, 'copy_view': f'{self.view(index)} {copy.name}'}
         return sample

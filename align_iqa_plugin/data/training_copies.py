@@ -76,7 +76,8 @@ class Copies(Dataset):
     @property
     def paths(self) -> list[str]:
         """The image of each copy."""
-        return [self.dataset.paths[copy.image] for copy in self.copies]
+        paths = self.dataset.paths
+        return [paths[copy.image] for copy in self.copies]
 
     def view(self, place: int) -> str:
         """As of the data set."""
