@@ -7,6 +7,7 @@ from being distorted while a head is still random (Kumar et al., "Fine-Tuning ca
 Out-of-Distribution", ICLR 2022).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -80,27 +81,30 @@ class LinearHead(nn.Module):
         self.mean.copy_(vectors.mean(0))
         self.std.copy_(vectors.std(0).clamp_min(1e-6))
         # what the kernel reads is linear in the standardised vector: some of its entries, and the prior's score
-        reads = torch.eye(len(self.mean), dtype=vectors.dtype, device=vectors.device)[:, columns]
         x = self.standardise(vectors if pairs is None else torch.cat([vectors, pairs.copies]))
-        points = x[:, columns]
-        if self.prior.any():
-            prior = self.prior * self.std
+        points, prior = x[:, columns], self.prior * self.std
+        if prior.any():
             prior *= PRIOR_SCALE / (x[: len(vectors)] @ prior).std()
             points = torch.cat([points, (x @ prior)[:, None]], 1)
-            reads = torch.cat([reads, prior[:, None]], 1)
-        gram, linear = self._gram(points, len(vectors), reads)
+
+        def spread(weights: Tensor) -> Tensor:
+            full = weights.new_zeros(len(prior), weights.shape[1])
+            full[columns] = weights[: full[columns].shape[0]]
+            return full + prior[:, None].to(weights.dtype) * weights[-1] if prior.any() else full
+
+        gram, linear = self._gram(points, len(vectors), spread)
         coefficients, bias, left_out = dual_ridge(gram, scores, alpha=alpha, folds=folds, mask=mask, pairs=pairs)
         self._keep(coefficients)
-        self.weight.copy_(reads.double() @ (linear * (points.T.double() @ coefficients.double())))
+        self.weight.copy_(spread(linear * (points.T.double() @ coefficients.double())))
         self.bias.copy_(bias)
         return left_out
 
-    def _gram(self, points: Tensor, rated: int, reads: Tensor) -> tuple[Tensor, Tensor | float]:
+    def _gram(self, points: Tensor, rated: int, spread: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | float]:
         """The kernel between points, and the weight of its linear part.
 
         Args:
             points: (m, r), what the kernel reads of the vectors; the first `rated` ones set its scale.
-            reads: (width, r), the map from a standardised vector to a point.
+            spread: gives weights (width, c) of the standardised vector for weights (r, c) of a point.
         """
         points = points.double()
         return points @ points.T, 1.0
@@ -150,7 +154,7 @@ class KernelHead(LinearHead):
             rbf_term = self._rbf(x @ self.projection.to(exact)) @ self.coefficients.to(exact)
             return (rbf_term + x @ self.weight.to(exact) + self.bias).float()
 
-    def _gram(self, points: Tensor, rated: int, reads: Tensor) -> tuple[Tensor, Tensor | float]:
+    def _gram(self, points: Tensor, rated: int, spread: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | float]:
         """`alpha` is added to the diagonal of the kernels' sum, which is 1 + `linear` on average."""
         gram = (points @ points.T).double()
         # the dual form: fewer images than features
@@ -158,7 +162,7 @@ class KernelHead(LinearHead):
         kept = min(self.projection.shape[1], int((variances > variances[-1] * 1e-6).sum()))
         directions = points[:rated].T @ (directions[:, -kept:] / variances[-kept:].sqrt()).to(points.dtype)
         self.projection.zero_()
-        self.projection[:, :kept] = reads @ directions
+        self.projection[:, :kept] = spread(directions)
         self.support_vectors = points @ nn.functional.pad(directions, (0, self.projection.shape[1] - kept))
         fitted = self.support_vectors[:rated]
         self.scale.copy_(2 * self.gamma / torch.cdist(fitted, fitted).square().mean())
