@@ -8,7 +8,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from importlib import import_module
 from io import BytesIO
@@ -247,7 +247,9 @@ def _open(file: Path | BytesIO) -> Image.Image:
     try:
         return Image.open(file, formats=_formats())
     except Image.UnidentifiedImageError:
-        content = file.getvalue() if isinstance(file, BytesIO) else file.read_bytes()
+        with nullcontext(file) if isinstance(file, BytesIO) else file.open('rb') as opened:
+            opened.seek(0)
+            content = opened.read(32)  # longer than any of the beginnings
         name = next((name for name, beginning in _BEGINNINGS.items() if beginning.match(content)), None)
         if name in _ADDED_FORMATS and name not in _formats():
             extra = _ADDED_FORMATS[name][1]
