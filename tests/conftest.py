@@ -20,7 +20,19 @@ install_import_hook([f'align_iqa_plugin.archs.{name}' for name in PURE_TORCH], '
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # small models on few cores; read when torch is imported
 
+# where the environment forbids files of bytecode, each of the many interpreters would take 10 s to compile torch anew
+os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
+sys.dont_write_bytecode = False
+
 ROOT = Path(__file__).resolve().parents[1]
+
+
+LONGEST = ('test_packaged_model.py', 'test_ray_workers.py', 'test_process_group.py', 'test_train.py')
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest begin, so that processes which share the files end together."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture

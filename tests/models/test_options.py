@@ -516,7 +516,7 @@ WRITTEN = PLAIN.filter(lambda value: value == value) | st.from_regex(r'-?[0-9]+\
 NESTED = st.recursive(WRITTEN, lambda inside: st.lists(inside, max_size=4) | st.dictionaries(KEYS, inside, max_size=4))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.dictionaries(KEYS, NESTED, max_size=5))
 def test_any_nested_section_stays_as_it_is_when_it_is_resolved(section):
     options = read_file(GOOD) | {'network': {'type': 'CNNIQA', **section}}
