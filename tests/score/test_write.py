@@ -56,6 +56,24 @@ def test_columns_that_are_not_known_are_left_out(folder):
 
 
 @pytest.mark.parametrize('ending', ['.csv', '.json', '.parquet'])
+def test_further_columns_stand_before_the_score_and_what_is_kept_behind_it(folder, ending):
+    rows = [
+        Row('a.png', Path('a.png'), score=1.0, columns={'seed': '007', 'mos': ''}, kept=True),
+        Row('b.png', Path('b.png'), score=2.0, kept=False),
+    ]
+    write_rows(Path(f'out{ending}'), rows, with_prompt=False, with_mos=False)
+    read = {
+        '.csv': lambda: pd.read_csv('out.csv', dtype={'seed': str, 'mos': str}, keep_default_na=False),
+        '.json': lambda: pd.DataFrame(json.loads(Path('out.json').read_text())),
+        '.parquet': lambda: pd.read_parquet('out.parquet'),
+    }[ending]()
+    assert list(read) == ['image', 'seed', 'mos', 'score', 'kept', 'width', 'height', 'error']
+    assert list(read['kept']) == [True, False]
+    first, second = read[['seed', 'mos']].astype(object).where(read[['seed', 'mos']].notna(), None).values.tolist()
+    assert first == ['007', ''] and second == (['', ''] if ending == '.csv' else [None, None])
+
+
+@pytest.mark.parametrize('ending', ['.csv', '.json', '.parquet'])
 def test_a_name_that_is_no_utf8_can_still_be_written(folder, ending):
     write_all(f'out{ending}', Row('a\udcff.png', Path('a.png'), score=1.0))
     assert b'a\\udcff.png' in Path(f'out{ending}').read_bytes().replace(b'\\\\', b'\\')
