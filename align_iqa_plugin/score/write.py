@@ -45,9 +45,7 @@ def write_rows(file: Path, rows: list[Row], *, with_prompt: bool, with_mos: bool
             text = json.dumps(records, allow_nan=False, ensure_ascii=False, indent=1)
             part.write_text(text + '\n', encoding='utf-8')
         else:
-            part.write_text(
-                csv_text([header, *map(list, map(dict.values, records))]), encoding='utf-8', newline=''
-            )
+            part.write_text(csv_text([header, *map(list, map(dict.values, records))]), encoding='utf-8', newline='')
     return f'{len(rows)} rows written to {file}.'
 
 
