@@ -58,6 +58,17 @@ def choose(rows: Iterable[Row], choice: Choice) -> list[Row]:
     return [row for group in groups.values() for _, row in sorted(group, key=itemgetter(0))[: choice.best]]
 
 
+def mark_kept(rows: Iterable[Row], choice: Choice) -> list[Row]:
+    """The rows that are kept, as `choose` gives them; `kept` of each row says whether it is one of them."""
+    rows = list(rows)
+    kept = choose(rows, choice)
+    for row in rows:
+        row.kept = False
+    for row in kept:
+        row.kept = True
+    return kept
+
+
 def describe(rows: Iterable[Row], choice: Choice) -> str:
     """What is kept of these rows, in a few words, such as 'the best 4 for each prompt'; raises as `choose` does."""
     name = _grouping(list(rows), choice)[0]

@@ -23,26 +23,32 @@ class Copies:
     Attributes:
         made: files or links that are new.
         found: those that were there already, from a command that was stopped.
+        others: further files and folders in the folder, without hidden ones.
+        missing: pictures that are not there.
         problems: a sentence for each picture that is not there, or without its score.
     """
 
     made: int = 0
     found: int = 0
+    others: int = 0
+    missing: int = 0
     problems: list[str] = field(default_factory=list)
 
 
-def check_outside(option: str, folder: Path, arguments: Iterable[str], rows: Iterable[Row]) -> None:
+def check_outside(option: str, folder: Path | None, arguments: Iterable[str], rows: Iterable[Row]) -> None:
     """Check that the next command of these arguments would not take what is put into the folder for further pictures.
 
     Args:
         option: as the user knows it, such as '--copy-to'.
-        folder: where pictures are to be put.
+        folder: where pictures are to be put; None is fine.
         arguments: of the command.
         rows: what they lead to.
 
     Raises:
         ValueError: the folder is in one that is searched, or holds one of the pictures.
     """
+    if folder is None:
+        return
     target = os.path.realpath(folder)
     for argument in arguments:
         for searched in _searched_folders(argument):
@@ -63,12 +69,12 @@ def copy_rows(rows: Iterable[Row], folder: Path, *, as_links: bool = False, writ
         folder: is created where there is none.
         as_links: symbolic links to absolute paths, in place of copies.
         write_metadata: write the score into each copy (see `metadata.py`). A picture of several rows has a copy for each.
-
-    Raises:
-        OSError: the folder cannot be created.
     """
-    folder.mkdir(exist_ok=True)
     copies, names, done = Copies(), _Names(folder), set()
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        return Copies(missing=len(list(rows)), problems=[f"'{folder}' cannot be created: {error.strerror or error}."])
     for row in rows:
         key = row.key if write_metadata else row.key[0]
         if key in done:
@@ -88,9 +94,11 @@ def copy_rows(rows: Iterable[Row], folder: Path, *, as_links: bool = False, writ
         except OSError as error:
             reason = str(error.strerror or error).rstrip('.')
             copies.problems.append(f"'{row.image}' is not in '{folder}': {reason}.")
+            copies.missing += 1
         else:
             copies.made += is_new
             copies.found += not is_new
+    copies.others = sum(not name.startswith('.') and name.casefold() not in names.taken for name in os.listdir(folder))
     return copies
 
 
@@ -99,7 +107,7 @@ class _Names:
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._taken: set[str] = set()  # by a picture of this command
+        self.taken: set[str] = set()  # by a picture of this command
         self._next: dict[str, int] = {}
 
     def place(self, row: Row, is_same: Callable[[Path], bool]) -> tuple[Path, bool]:
@@ -109,8 +117,8 @@ class _Names:
             path = self._folder / (f'{stem}{ending}' if number == 1 else f'{stem}_{number}{ending}')
             is_there = os.path.lexists(path)
             # in some file systems A and a are one name
-            if path.name.casefold() not in self._taken and (not is_there or is_same(path)):
-                self._taken.add(path.name.casefold())
+            if path.name.casefold() not in self.taken and (not is_there or is_same(path)):
+                self.taken.add(path.name.casefold())
                 self._next[stem + ending] = number + 1
                 return path, is_there
         raise AssertionError  # numbers do not end

@@ -131,6 +131,7 @@ def _with_tag(block: bytes, text: str) -> bytes:
     place = len(block) + len(padding)
     entries = [entry for entry in entries if tag_of(entry) != tag]
     entries.append(struct.pack(f'{order}HHII', tag, kind, len(value), place))
+    entries.sort(key=tag_of)
     value += bytes(len(value) % 2)
-    tags = struct.pack(f'{order}H', len(entries)) + b''.join(sorted(entries, key=tag_of)) + struct.pack(f'{order}I', following)
+    tags = struct.pack(f'{order}H', len(entries)) + b''.join(entries) + struct.pack(f'{order}I', following)
     return block[:4] + struct.pack(f'{order}I', place + len(value)) + block[8:] + padding + value + tags

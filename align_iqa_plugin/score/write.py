@@ -25,10 +25,12 @@ def write_rows(file: Path, rows: list[Row], *, with_prompt: bool, with_mos: bool
     choice = ['kept'] * any(row.kept is not None for row in rows)
     own = ['score', *choice, *['mos'] * with_mos, *['prompt'] * with_prompt, 'width', 'height', 'error']
     header = ['image', *further, *own]
-    records = [
-        {'image': utf8(row.image)}
-        | {name: row.columns.get(name) for name in further}
-        | {name: _valid(getattr(row, name)) for name in own}
+    records: list[dict[str, str | float | None]] = [
+        {
+            'image': utf8(row.image),
+            **{name: row.columns.get(name) for name in further},
+            **{name: _valid(getattr(row, name)) for name in own},
+        }
         for row in rows
     ]
     with atomic_file(file) as part:
@@ -49,16 +51,26 @@ def write_rows(file: Path, rows: list[Row], *, with_prompt: bool, with_mos: bool
     return f'{len(rows)} rows written to {file}.'
 
 
-def print_rows(rows: list[Row], output: Path | None) -> None:
-    """Print the rows to stdout; if `output` has them and they are many, only errors, to stderr."""
-    if output is None or len(rows) <= TABLE_ROWS:
-        print_table(rows)
+def print_rows(rows: list[Row], output: Path | None, kept: list[Row] | None = None) -> None:
+    """Print the rows to stdout; if `output` has them and they are many, only errors, to stderr.
+
+    Args:
+        rows: all.
+        output: the file or folder that has them.
+        kept: of a choice: they are printed in place of all rows, and the errors of the others to stderr.
+    """
+    shown = rows if kept is None else kept
+    is_shown = output is None or len(shown) <= TABLE_ROWS
+    if is_shown and shown:
+        print_table(shown)
+    if is_shown and kept is None:
         return
     failed = [row for row in rows if row.error]
-    for row in failed[:TABLE_ERRORS]:
+    most = len(failed) if output is None else TABLE_ERRORS
+    for row in failed[:most]:
         print(f'{printable(row.image)}: {printable(row.error)}', file=sys.stderr)
-    if len(failed) > TABLE_ERRORS:
-        print(f'... and {len(failed) - TABLE_ERRORS} more images with an error, see {output}.', file=sys.stderr)
+    if len(failed) > most:
+        print(f'... and {len(failed) - most} more images with an error, see {output}.', file=sys.stderr)
 
 
 def print_table(rows: list[Row]) -> None:

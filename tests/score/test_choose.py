@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align_iqa_plugin.score.choose import Choice, choose, describe
+from align_iqa_plugin.score.choose import Choice, choose, describe, mark_kept
 from align_iqa_plugin.score.rows import Row
 
 
@@ -73,6 +73,12 @@ def test_of_equal_scores_the_first_is_kept_and_no_more_than_asked_for():
 def test_an_image_without_a_score_is_never_kept():
     failed = Row('bad', Path('bad'), error='is damaged.')
     assert kept([failed, row('a', -1.0)], best=5) == ['a'] and kept([failed], min_score=-9) == [] == kept([failed], best=1)
+
+
+def test_every_row_is_marked_as_kept_or_not():
+    rows = [row('a', 1.0), row('b', 2.0), Row('bad', Path('bad'), error='is damaged.')]
+    assert mark_kept(rows, Choice(best=1)) == [rows[1]]
+    assert [each.kept for each in rows] == [False, True, False]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from('xyz'))), st.integers(1, 4), st.integers(0, 5))

@@ -119,10 +119,16 @@ def test_a_uri_gives_its_copy_a_name(folder, monkeypatch, uri, name):
     assert files() == {name: b'1'}
 
 
+def test_what_else_is_in_the_folder_is_counted_without_hidden_files(folder):
+    write(x_a=b'1')
+    BEST.mkdir(), Path('best/.DS_Store').touch(), Path('best/other').touch(), Path('best/a.png').write_bytes(b'mine')
+    assert copy_rows(rows_of('x/a.png'), BEST).others == 2
+
+
 def test_what_cannot_be_copied_is_a_sentence_and_the_others_are_copied(folder):
     write(x_a=b'1')
     copies = copy_rows(rows_of('gone.png', 'none://x', 'x/a.png'), BEST)
-    assert files() == {'a.png': b'1'} and copies.made == 1
+    assert files() == {'a.png': b'1'} and (copies.made, copies.missing) == (1, 2)
     gone, none = copies.problems
     assert gone == "'gone.png' is not in 'best': No such file or directory." and none.startswith(
         "'none://x' is not in 'best': "
@@ -134,6 +140,13 @@ def test_a_full_disk_is_a_sentence_and_leaves_no_part(folder, monkeypatch):
     monkeypatch.setattr('os.replace', lambda *_: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
     (problem,) = copy_rows(rows_of('x/a.png'), BEST).problems
     assert 'No space left on device' in problem and files() == {}
+
+
+def test_a_folder_that_cannot_be_created_is_a_sentence(folder):
+    copies = copy_rows(rows_of('a.png'), Path('none/best'))
+    assert (copies.made, copies.missing) == (0, 1) and copies.problems == [
+        "'none/best' cannot be created: No such file or directory."
+    ]
 
 
 def test_a_name_as_long_as_possible_is_copied(folder):

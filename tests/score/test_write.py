@@ -114,6 +114,19 @@ def test_many_rows_are_printed_only_where_no_file_has_them(capsys, monkeypatch):
     assert 'bad1.png' not in shown.err and 'and 2 more images with an error, see out.csv' in shown.err
 
 
+def test_of_a_choice_only_what_is_kept_is_printed_and_every_error_where_no_file_has_it(capsys, monkeypatch):
+    monkeypatch.setattr(write, 'TABLE_ERRORS', 1)
+    kept, lost = Row('a.png', Path('a'), score=2.0), Row('b.png', Path('b'), score=1.0)
+    rows = [kept, lost, *(Row(f'bad{number}.png', Path('a'), error='is damaged.') for number in range(3))]
+    print_rows(rows, None, [kept])
+    shown = capsys.readouterr()
+    assert 'a.png' in shown.out and 'b.png' not in shown.out and 'bad' not in shown.out
+    assert shown.err.count('is damaged.') == 3
+    print_rows(rows, Path('out.csv'), [])
+    shown = capsys.readouterr()
+    assert shown.out == '' and shown.err.count('is damaged.') == 1 and 'see out.csv' in shown.err
+
+
 def test_the_rank_correlation_is_that_of_the_rows_with_a_score():
     rows = [Row('a', Path('a'), mos=mos, score=score) for mos, score in [(1, 1.0), (2, 3.0), (3, 2.0), (9, None)]]
     assert '0.500 over 3 images' in correlation_with_mos(rows)
