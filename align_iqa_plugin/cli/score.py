@@ -4,18 +4,17 @@ import os
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated
 
 import typer
 
-from align_iqa_plugin.cli.errors import fail
-from align_iqa_plugin.cli.outputs import check_output, try_to_write
+from align_iqa_plugin.cli.errors import fail, say
+from align_iqa_plugin.cli.outputs import check_output
 from align_iqa_plugin.cli.progress import progress_bar
-from align_iqa_plugin.runtime.names import suggest
+from align_iqa_plugin.cli.score_usage import check_usage
 
-ENGINES = ('local', 'ray')
 _fail = partial(fail, 'score')
-_say = partial(typer.echo, err=True)
 
 
 def score(
@@ -23,7 +22,8 @@ def score(
         list[str] | None,
         typer.Argument(
             help='Files, folders (with their subfolders; of the files there, those that are named like images), globs, URIs '
-            '(s3://, gs://, https:// ...), and image tables (.csv, .parquet) with a column image and, if wanted, prompt.'
+            '(s3://, gs://, https:// ...), and image tables (.csv, .xlsx, .parquet) with a column image and, if wanted, prompt '
+            'and others, which stay in the output.'
         ),
     ] = None,
     prompt: Annotated[str | None, typer.Option(help='The prompt that all the images were made from.')] = None,
@@ -39,6 +39,21 @@ def score(
         typer.Option(help='Write all rows to this .csv, .json or .parquet file; with --engine ray, to this folder.'),
     ] = None,
     sheet: Annotated[Path | None, typer.Option(help='Draw a contact sheet, best image first, into this .png file.')] = None,
+    best: Annotated[int | None, typer.Option(metavar='K', help='Keep the K best images of each group (see --per).')] = None,
+    per: Annotated[
+        str | None,
+        typer.Option(
+            metavar='prompt|folder|all|COLUMN',
+            help='The groups of --best; COLUMN is one of an image table.',
+            show_default='prompt where an image has one, else all',
+        ),
+    ] = None,
+    min_score: Annotated[float | None, typer.Option(help='Keep the images with this score or a higher one.')] = None,
+    copy_to: Annotated[Path | None, typer.Option(help='Copy the images that are kept into this folder.')] = None,
+    link_to: Annotated[Path | None, typer.Option(help='Link to them from this folder instead.')] = None,
+    write_metadata: Annotated[
+        bool, typer.Option('--write-metadata', help='Write the score into each copy (PNG, JPEG, WebP, TIFF); pixels stay.')
+    ] = False,
     batch_size: Annotated[int, typer.Option(help='Images of one size that go through the network together.')] = 16,
     device: Annotated[
         str | None, typer.Option(help='cpu, cuda, cuda:1, ...', show_default='cuda where there is one, else cpu')
@@ -62,86 +77,66 @@ def score(
     With --engine ray, all workers of Ray score, on this machine or on the cluster
     that RAY_ADDRESS names, and --output is the folder of the scores itself.
 
-    Exit status: 0 all images were scored, 1 some were not, 2 the command is
-    wrong, 130 stopped by Ctrl-C (what was scored until then is written).
-    """
-    images, output = images or [], output and Path(os.path.expanduser(output))
-    _check_usage(images, prompt, prompts, samples, output, batch_size, weights, engine, workers)
+    --best and --min-score choose, together what both keep. Only that is
+    printed, drawn and copied, best first; --output has all images, with a column
+    `kept`. Of equal scores, that of the image named first counts as the better
+    one. In the folder of --copy-to or --link-to nothing is overwritten: a name
+    that is taken gets a number.
 
-    from align_iqa_plugin.runtime.errors import printable
+    Exit status: 0 all is done, 1 some images were not scored or not copied, or a
+    copy is without its score, 2 the command is wrong, 130 stopped by Ctrl-C (what
+    was scored until then is written).
+    """
+    given = SimpleNamespace(**locals())
+    check_usage(given)
+    given.output, given.copy_to, given.link_to = (
+        path and Path(os.path.expanduser(path)) for path in (output, copy_to, link_to)
+    )
+
+    from align_iqa_plugin.score.choose import Choice, describe, mark_kept
+    from align_iqa_plugin.score.copy_to import check_outside
     from align_iqa_plugin.score.find_images import find_images, sample_rows
     from align_iqa_plugin.score.prompts import add_prompts
-    from align_iqa_plugin.score.write import OUTPUT_ENDINGS, correlation_with_mos, print_rows, write_rows
+    from align_iqa_plugin.score.write import OUTPUT_ENDINGS
 
-    inputs = [*images, prompts, weights]
+    images = images or []
+    inputs, choice = [*images, prompts, weights], Choice(best, per, min_score)
     try:
         endings = OUTPUT_ENDINGS if engine == 'local' else ()
         check_output('--output', output, inputs=inputs, endings=endings, folder=engine == 'ray')
+        check_output('--copy-to', copy_to, folder=True)
+        check_output('--link-to', link_to, folder=True)
         rows, notes = (sample_rows(), []) if samples else find_images(images, leave_out=sheet)
         check_output('--sheet', sheet, inputs=[*inputs, *(row.path for row in rows)], endings=('.png',))
+        check_outside('--copy-to', given.copy_to, images, rows)
+        check_outside('--link-to', given.link_to, images, rows)
         notes += add_prompts(rows, prompt, prompts)
+        describe(rows, choice)
     except ValueError as error:
         _fail(str(error))
     for note in notes:
-        _say(printable(note))
+        say(note)
 
+    from align_iqa_plugin.cli.score_results import finish
     from align_iqa_plugin.runtime.ray_workers import RayError
-    from align_iqa_plugin.score.contact_sheet import write_sheet
     from align_iqa_plugin.score.engine import EngineError, open_engine
     from align_iqa_plugin.score.score_folder import FolderError, score_remaining
 
-    start, stopped, folder = time.monotonic(), None, None
-    opened = open_engine(engine, output, device=device, weights=weights, batch_size=batch_size, workers=workers)
+    start, stopped, folder, kept = time.monotonic(), None, None, None
+    opened = open_engine(engine, given.output, device=device, weights=weights, batch_size=batch_size, workers=workers)
     try:
         with opened as (score_rows, folder):
             start = time.monotonic()
             if folder and (found := folder.fill(rows)):
-                _say(f"{found} images have their score in '{folder.path}' already.")
+                say(f"{found} images have their score in '{folder.path}' already.")
             with progress_bar('Scoring', len(rows)) as advance:
                 score_remaining(rows, score_rows, folder, advance)
+            kept = mark_kept(rows, choice) if choice else None
+            if folder and engine == 'ray':
+                folder.add_columns(rows)
     except (EngineError, FolderError) as error:
         _fail(str(error))
     except (KeyboardInterrupt, RayError, OSError) as error:
         stopped = error
     seconds = time.monotonic() - start
-    done = [row for row in rows if row.done]
-    failed = sum(row.error != '' for row in done)
-    saved = True
-    if output and engine == 'local':
-        with_prompt = prompts is not None or any(row.prompt is not None for row in rows)
-        saved = try_to_write(lambda: write_rows(output, done, with_prompt=with_prompt, with_mos=samples))
-        if folder and (folder.is_empty or saved and not stopped):
-            folder.remove()
-    print_rows(done, output if saved else None)
-    if samples:
-        typer.echo(correlation_with_mos(done))
-    _say(f'{len(done) - failed} of {len(rows)} images scored in {seconds:.0f} s, {failed} with an error.')
-    if isinstance(stopped, KeyboardInterrupt):
-        no_sheet = '; no contact sheet drawn' if sheet else ''
-        _say(f'Stopped by Ctrl-C: {len(rows) - len(done)} images were not scored{no_sheet}.')
-        raise typer.Exit(130)
-    if stopped:
-        _say(f'Stopped: {stopped} What was scored is kept, and the same command goes on from there.')
-    drawn = sheet is None or try_to_write(lambda: write_sheet(sheet, done))
-    if failed or stopped or not drawn or not saved or len(done) < len(rows):
-        raise typer.Exit(1)
-
-
-def _check_usage(images, prompt, prompts, samples, output, batch_size, weights, engine, workers) -> None:
-    problems = {
-        '--samples brings its own images and prompts; leave out IMAGES, --prompt and --prompts.': samples
-        and (images or prompt is not None or prompts),
-        'name at least one image, folder or glob, or use --samples.': not samples and not images,
-        'give either --prompt or --prompts.': prompt is not None and prompts,
-        '--prompt is empty; leave it out to score without a prompt.': prompt is not None and not prompt.strip(),
-        f"unknown --engine '{engine}'{suggest(engine, ENGINES)}": engine not in ENGINES,
-        '--workers is for --engine ray.': workers and engine != 'ray',
-        f"--output '{output}' must be a folder with --engine ray, which writes Parquet files into it.": engine == 'ray'
-        and output
-        and output.suffix.lower() in ('.csv', '.json'),
-        f'--batch-size must be at least 1, not {batch_size}.': batch_size < 1,
-        f"the weights '{weights}' are not a file.": weights and not os.path.isfile(weights),
-    }
-    for sentence, wrong in problems.items():
-        if wrong:
-            _fail(sentence)
+    raise typer.Exit(finish(given, rows, kept, choice, folder=folder, seconds=seconds, stopped=stopped))

@@ -1,6 +1,7 @@
 """Image tables: CSV, Excel or Parquet in place of a folder, with a column `image` (or `name`) and, if wanted, `prompt`."""
 
 import os
+from typing import NamedTuple
 
 from align_iqa_plugin.data.tables import TableError, find_file, list_problems, read_table
 from align_iqa_plugin.data.uris import is_uri
@@ -8,8 +9,16 @@ from align_iqa_plugin.data.uris import is_uri
 IMAGE_COLUMNS = ('image', 'name')
 
 
-def read_image_table(source: str) -> list[tuple[str, str | None]]:
-    """Image and prompt of each row; the prompt is None where the table has no such column.
+class TableImage(NamedTuple):
+    """A row of an image table."""
+
+    image: str  # path or URI
+    prompt: str | None  # None: the table has no such column
+    columns: dict[str, str]  # the further columns, as text, in their order
+
+
+def read_image_table(source: str) -> tuple[list[TableImage], list[str]]:
+    """The rows of a table, and the names of the columns that were left out: they have no name, or binary or nested values.
 
     Images are paths or URIs; a relative one counts from the folder of the table.
 
@@ -19,20 +28,24 @@ def read_image_table(source: str) -> list[tuple[str, str | None]]:
     Raises:
         TableError: the table cannot be used; the message names it, and every row that is a problem.
     """
-    table = read_table(source, columns=(*IMAGE_COLUMNS, 'prompt'))
+    table = read_table(source)
     images = table.column(*IMAGE_COLUMNS)
     prompts = table.column('prompt') if 'prompt' in table.header else [None] * len(images)
+    own = {next(name for name in IMAGE_COLUMNS if name in table.header), 'prompt'}
+    left_out = [name for name in table.header if not name or name in table.unread]
+    further = {name: table.position(name) for name in table.header if name not in {*own, *left_out}}
     folder = source.rpartition('/')[0] if is_uri(source) else os.path.dirname(source)
     rows, problems = [], list(table.problems)
-    for (number, _), image, prompt in zip(table.rows, images, prompts, strict=True):
+    for (number, cells), image, prompt in zip(table.rows, images, prompts, strict=True):
         if not image.strip():
             problems.append((number, 'the name of the image is missing.'))
         if prompt is not None and not prompt.strip():
             problems.append((number, 'the prompt is empty; fill it in, or leave out the column.'))
-        rows.append((_in_folder(folder, image.strip()), prompt))
+        columns = {name: cells[position] for name, position in further.items()}
+        rows.append(TableImage(_in_folder(folder, image.strip()), prompt, columns))
     if problems:
         raise TableError(list_problems(source, problems))
-    return rows
+    return rows, left_out
 
 
 def _in_folder(folder: str, image: str) -> str:

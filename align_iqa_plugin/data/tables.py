@@ -10,7 +10,7 @@ import io
 import os
 import unicodedata
 import zipfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,18 +44,20 @@ class Table:
         rows: (row number, cells) of each row that fits the header. The header is row 1, as in a spreadsheet, and empty rows
             are counted, but left out.
         problems: (row number, sentence) of each row that does not fit the header.
+        unread: the columns of a Parquet file that hold binary or nested values, such as pictures: their cells are '' here.
     """
 
     source: str
     header: tuple[str, ...]
     rows: list[tuple[int, list[str]]]
     problems: list[tuple[int, str]]
+    unread: frozenset[str] = frozenset()
 
     def column(self, *names: str) -> list[str]:
         """The cells, row by row, of the first of these columns that the table has.
 
         Raises:
-            TableError: it has none of them, or more than one of that name.
+            TableError: it has none of them, more than one of that name, or one that was not read.
         """
         position = self.position(*names)
         return [cells[position] for _, cells in self.rows]
@@ -68,6 +70,8 @@ class Table:
             raise TableError(f"'{self.source}' has no column {wanted}{suggest(names[0], self.header)}")
         if self.header.count(name) > 1:
             raise TableError(f"'{self.source}' has more than one column {name!r}: give each column its own name.")
+        if name in self.unread:
+            raise TableError(f"'{self.source}': the column {name!r} holds binary or nested values; text is needed there.")
         return self.header.index(name)
 
     def raise_problems(self) -> None:
@@ -118,7 +122,7 @@ def list_problems(source: str | Path, problems: Iterable[tuple[int, str]]) -> st
     )
 
 
-def read_table(source: str | Path, *, columns: Collection[str] | None = None) -> Table:
+def read_table(source: str | Path) -> Table:
     """Read a table; files that end in .xlsx and .parquet are read as such, all others as CSV.
 
     A CSV is in UTF-8, or in the UTF-16 that its first bytes state; commas, semicolons or tabs separate its cells; a quote that
@@ -126,19 +130,19 @@ def read_table(source: str | Path, *, columns: Collection[str] | None = None) ->
 
     Args:
         source: path or URI.
-        columns: the columns that are needed, by default all. A Parquet file's other columns may hold large things, such as
-            pictures: they are not read, and their cells are ''.
 
     Raises:
         TableError: there is no such file, it is damaged, has no header, or would take too much memory.
     """
     content = _content(source)
     ending = str(source).lower()
+    unread: frozenset[str] = frozenset()
     try:
         if ending.endswith('.xlsx'):
             rows = _of_one_width(_bounded(_read_excel(content)))
         elif ending.endswith('.parquet'):
-            rows = _bounded(_read_parquet(content, columns))
+            cells, unread = _read_parquet(content)
+            rows = _bounded(cells)
         else:
             rows = _bounded(_read_csv(content))
         if not rows:
@@ -156,6 +160,7 @@ def read_table(source: str | Path, *, columns: Collection[str] | None = None) ->
         header=tuple(header[place] for place in filled),
         rows=[(number, [cells[place] for place in filled]) for number, cells in fitting],
         problems=[(number, f'{len(cells)} {hint}') for number, cells in rows if len(cells) != len(header)],
+        unread=unread,
     )
 
 
@@ -270,22 +275,23 @@ def _excel_text(value: object) -> str:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-def _read_parquet(content: bytes, columns: Collection[str] | None) -> Iterator[tuple[int, list[str]]]:
+def _read_parquet(content: bytes) -> tuple[Iterator[tuple[int, list[str]]], frozenset[str]]:
+    """The rows, and the columns that were not read."""
     import pyarrow
-    from pyarrow import parquet
+    from pyarrow import parquet, types
 
     try:
         file = parquet.ParquetFile(io.BytesIO(content))
-        names = file.schema_arrow.names
-        rows = file.metadata.num_rows
-        if rows > MAX_ROWS or rows * len(names) > MAX_CELLS:
-            raise _Problem(f'has {rows:,} rows of {len(names):,} cells, more than the {MAX_CELLS:,} cells that are read')
-        table = file.read([name for name in names if columns is None or name in columns])
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+        if rows > MAX_ROWS or rows * len(schema) > MAX_CELLS:
+            raise _Problem(f'has {rows:,} rows of {len(schema):,} cells, more than the {MAX_CELLS:,} cells that are read')
+        unread = frozenset(each.name for each in schema if types.is_nested(each.type) or 'binary' in str(each.type))
+        table = file.read([name for name in schema.names if name not in unread])
     except (OSError, pyarrow.ArrowException) as error:
         raise _Problem(f'is not a sound Parquet file ({" ".join(str(error).split())})') from error
+    columns = iter(table.columns)  # in the order of the schema, where a name may stand twice
     texts = []
-    for name in names:
-        cells = table[name].to_pylist() if name in table.column_names else [None] * rows
+    for name in schema.names:
+        cells = [None] * rows if name in unread else next(columns).to_pylist()
         texts.append(['' if cell is None else str(cell) for cell in cells])
-    yield 1, list(names)
-    yield from enumerate(map(list, zip(*texts, strict=True)), 2)
+    return enumerate([list(schema.names), *map(list, zip(*texts, strict=True))], 1), unread

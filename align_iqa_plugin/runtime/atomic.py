@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+NAME_BYTES = 200  # of a file's name that its part begins with: file systems take 255, and a number and an ending follow
 ABANDONED_SECONDS = 3600  # a part that nobody wrote to for so long was left behind by a process that was killed
 
 
@@ -63,11 +64,18 @@ def atomic_write(path: str | Path, *parts: bytes | memoryview) -> None:
 def part_of(path: Path) -> Path:
     """A new path beside a file, where this process writes it until it is whole."""
     # containers that share a folder may have equal process numbers
-    return path.with_name(f'.{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part')
+    return path.with_name(f'.{_beginning(path.name)}.{os.getpid()}.{secrets.token_hex(4)}.part')
+
+
+def _beginning(name: str) -> str:
+    while len(os.fsencode(name)) > NAME_BYTES:
+        name = name[:-1]
+    return name
 
 
 def _remove_abandoned(path: Path) -> None:
-    part = re.compile(rf'\.{re.escape(path.name)}\.\d+(\.[0-9a-f]{{8}})?\.part')  # older versions had no second number
+    # older versions had no second number
+    part = re.compile(rf'\.{re.escape(_beginning(path.name))}\.\d+(\.[0-9a-f]{{8}})?\.part')
     for entry in os.scandir(path.parent):
         if part.fullmatch(entry.name):
             with suppress(OSError):  # another process removes it too

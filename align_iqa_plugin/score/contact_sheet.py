@@ -40,12 +40,12 @@ def write_sheet(path: Path, rows: list[Row]) -> str:
     """Draw the rows that have a score into a PNG file, best first; gives a sentence about what was drawn.
 
     Raises:
-        ValueError: no row has a score.
+        ValueError: no row has a score, or there is none at all.
         OSError: the file cannot be written.
     """
     tiles = [Tile(row.path, row.image, row.score, row.mos, row.prompt) for row in rows if row.score is not None]
     if not tiles:
-        raise ValueError('No contact sheet was drawn: no image has a score.')
+        raise ValueError(f'No contact sheet was drawn: no image {"has a score" if rows else "is kept"}.')
     info = PngInfo()
     info.add_text('Software', SOFTWARE)
     tiles.sort(key=lambda tile: -tile.score)

@@ -3,13 +3,13 @@
 import csv
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from align_iqa_plugin.data.image_table import read_image_table
 from align_iqa_plugin.data.tables import ENDINGS as TABLE_ENDINGS
 from align_iqa_plugin.data.uris import is_uri, list_uri
-from align_iqa_plugin.score.rows import Row
+from align_iqa_plugin.score.rows import OWN_COLUMNS, Row
 
 SAMPLES = Path(__file__).parents[1] / 'samples'
 
@@ -56,12 +56,11 @@ class _Search:
         self.notes: list[str] = []
         self.other_files = 0
         self._leave_out = leave_out
-        self._seen: set[tuple[str, str | None]] = set()
+        self._rows: dict[tuple[str, str | None], Row] = {}
 
     def add_argument(self, argument: str) -> None:
         if argument.lower().endswith(TABLE_ENDINGS) and (is_uri(argument) or os.path.isfile(argument)):
-            for image, prompt in read_image_table(argument):
-                self._add(image, prompt=prompt)
+            self._add_table(argument)
         elif is_uri(argument):
             self._add_uri(argument)
         else:
@@ -77,11 +76,35 @@ class _Search:
                 else:
                     self._add(match)
 
-    def _add(self, path: str, error: str = '', prompt: str | None = None) -> None:
+    def _add(self, path: str, error: str = '', prompt: str | None = None) -> Row:
+        """The new row, or the one that is there."""
         key = (path if is_uri(path) else os.path.abspath(path), prompt)
-        if key not in self._seen:
-            self._seen.add(key)
-            self.rows.append(Row(path, path if is_uri(path) else Path(path), prompt, error=error))
+        if key not in self._rows:
+            self._rows[key] = Row(path, path if is_uri(path) else Path(path), prompt, error=error)
+            self.rows.append(self._rows[key])
+        return self._rows[key]
+
+    def _add_table(self, table: str) -> None:
+        images, left_out = read_image_table(table)
+        if left_out:
+            names = ', '.join(map(repr, left_out))
+            self.notes.append(f"'{table}': columns without a name, or with binary or nested values, are left out: {names}.")
+        names_of = _output_names(images[0].columns) if images else {}
+        self.notes += [
+            f"The column '{column}' of '{table}' is '{name}' in the output."
+            for column, name in names_of.items()
+            if name != column
+        ]
+        lost = 0
+        for image, prompt, cells in images:
+            columns = {names_of[column]: cell for column, cell in cells.items()}
+            row = self._add(image, prompt=prompt)
+            row.columns = row.columns or columns
+            lost += row.columns != columns
+        if lost:
+            self.notes.append(
+                f"{lost} rows of '{table}' name an image again, with the same prompt: their other columns are left out."
+            )
 
     def _add_uri(self, uri: str) -> None:
         try:
@@ -135,6 +158,20 @@ class _Search:
         from align_iqa_plugin.score.contact_sheet import is_contact_sheet
 
         return is_contact_sheet(self._leave_out)
+
+
+def _output_names(columns: Collection[str]) -> dict[str, str]:
+    """What the further columns of a table are called in the output, where other columns have names as well."""
+    names: dict[str, str] = {}
+    taken = {*OWN_COLUMNS, *columns}
+    for column in columns:
+        name = column
+        if column in OWN_COLUMNS:
+            while name in taken:
+                name = f'table_{name}'
+            taken.add(name)
+        names[column] = name
+    return names
 
 
 def _is_image(name: str) -> bool:

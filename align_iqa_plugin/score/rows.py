@@ -1,16 +1,19 @@
 """A row for each image that `align-iqa score` was asked to score."""
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from align_iqa_plugin.data.uris import is_uri
 
+OWN_COLUMNS = ('image', 'score', 'kept', 'prompt', 'width', 'height', 'error')
+"""What the columns of an output are called whose values are ours. The samples, which no table names, also have `mos`."""
+
 
 @dataclass
 class Row:
-    """An image: found, then scored or failed (`error` says why)."""
+    """An image: found, then scored or failed (`error` says why), and kept or not if there is a choice (choose.py)."""
 
     image: str  # as the user named it, or as it was found
     path: Path | str  # a URI is a text
@@ -20,6 +23,8 @@ class Row:
     width: int | None = None
     height: int | None = None
     error: str = ''
+    columns: dict[str, str] = field(default_factory=dict)  # the further ones of its image table; none is in OWN_COLUMNS
+    kept: bool | None = None  # None: nothing was chosen
 
     @property
     def key(self) -> tuple[str, str | None]:
@@ -30,6 +35,11 @@ class Row:
     @property
     def done(self) -> bool:
         return self.score is not None or self.error != ''
+
+
+def further_columns(rows: Iterable[Row]) -> list[str]:
+    """The names of the further columns, those of the first table first."""
+    return list(dict.fromkeys(name for row in rows for name in row.columns))
 
 
 Engine = Callable[[list[Row]], Iterator[Row]]

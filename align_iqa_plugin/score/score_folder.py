@@ -1,14 +1,15 @@
 """A folder of Parquet files that holds scores while they are computed: an image that has a score there is not scored again.
 
 Each file appears whole or not at all, with the columns image, prompt, score, width, height and error; unknown prompts, and the
-numbers of images that failed, are null. A row is found again by its image (absolute path or URI) and prompt. The files also
-name the weights and the version of this package that the scores come from: a folder holds the scores of one of those.
+numbers of images that failed, are null. When all is scored, further columns may be added to all files. A row is found again by
+its image (absolute path or URI) and prompt. The files also name the weights and the version of this package that the scores
+come from: a folder holds the scores of one of those.
 """
 
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from filelock import FileLock, Timeout
 from pyarrow import parquet
 
 from align_iqa_plugin.runtime.atomic import atomic_file
-from align_iqa_plugin.score.rows import Engine, Row
+from align_iqa_plugin.score.rows import OWN_COLUMNS, Engine, Row, further_columns
 
 FILE_ROWS, FILE_SECONDS = 10_000, 20  # a file is written when it has these, or after that time
 
@@ -61,7 +62,7 @@ class ScoreFolder:
             raise FolderError(f"'{path}' cannot be used: {' '.join(str(error).split())}.") from error
         self.schema = pyarrow.schema(_KINDS.items(), metadata={'origin': origin})
         for file, schema in schemas.items():
-            if not schema.equals(self.schema):
+            if not set(self.schema).issubset(schema):
                 raise FolderError(f"'{file}' holds no scores of `align-iqa score`; choose another output.")
             if (schema.metadata or {}).get(b'origin') != origin.encode():
                 raise FolderError(
@@ -82,18 +83,14 @@ class ScoreFolder:
         """
         asked = set(images)
         scored: dict[tuple[str, str | None], dict] = {}
-        for file in sorted(self.path.glob('*.parquet')):
-            try:
-                rows = _read(file, partial(parquet.read_table, page_checksum_verification=True)).to_pylist()
-            except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
-                reason = ' '.join(str(error).split())
-                raise FolderError(f"'{file}' is damaged ({reason}); delete it, and its images are scored again.") from error
+        for file, table in self._tables():
+            rows = table.to_pylist()
             scored |= {(row['image'], row['prompt']): row for row in rows if row['score'] is not None}
             kept = [row for row in rows if row['score'] is not None or row['image'] not in asked]
             if not kept:
                 file.unlink()
             elif len(kept) < len(rows):
-                self._replace(file, kept)
+                self._replace(file, pyarrow.Table.from_pylist(kept, table.schema))
         return scored
 
     def fill(self, rows: list[Row]) -> int:
@@ -109,8 +106,46 @@ class ScoreFolder:
     def add(self, rows: list[Mapping]) -> None:
         """Put these rows into the folder, all at once."""
         if rows:
-            self._replace(self.path / f'part-{self._next:06}.parquet', rows)
+            self._replace(self.path / f'part-{self._next:06}.parquet', pyarrow.Table.from_pylist(rows, self.schema))
             self._next += 1
+
+    def add_columns(self, rows: list[Row]) -> None:
+        """Give all files the further columns of these rows, before the score, and `kept` behind it where there is a choice.
+
+        Other rows in the folder keep what they have, or get null, so that all files have the same columns.
+
+        Raises:
+            FolderError: a file is damaged.
+            OSError: a file cannot be written.
+        """
+        names = [name for file in sorted(self.path.glob('*.parquet')) for name in _read(file, parquet.read_schema).names]
+        further = list(dict.fromkeys(name for name in [*names, *further_columns(rows)] if name not in OWN_COLUMNS))
+        choice = ['kept'] * ('kept' in names or any(row.kept is not None for row in rows))
+        if not further and not choice:
+            return
+        kinds = _KINDS | {'kept': pyarrow.bool_()} | dict.fromkeys(further, pyarrow.string())
+        order = ['image', 'prompt', *further, 'score', *choice, 'width', 'height', 'error']
+        schema = pyarrow.schema([(name, kinds[name]) for name in order], metadata=self.schema.metadata)
+        row_of = {row.key: row for row in rows}
+        for file, table in self._tables():
+            records = table.to_pylist()
+            for record in records:
+                if row := row_of.get((record['image'], record['prompt'])):
+                    record.update(dict.fromkeys(further) | row.columns | {'kept': row.kept})
+            self._replace(file, pyarrow.Table.from_pylist(records, schema))
+
+    def _tables(self) -> Iterator[tuple[Path, pyarrow.Table]]:
+        """Each file, and what is in it.
+
+        Raises:
+            FolderError: a file is damaged.
+        """
+        for file in sorted(self.path.glob('*.parquet')):
+            try:
+                yield file, _read(file, partial(parquet.read_table, page_checksum_verification=True))
+            except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
+                reason = ' '.join(str(error).split())
+                raise FolderError(f"'{file}' is damaged ({reason}); delete it, and its images are scored again.") from error
 
     @property
     def is_empty(self) -> bool:
@@ -128,9 +163,9 @@ class ScoreFolder:
             self._lock.release()
             shutil.rmtree(removed)
 
-    def _replace(self, file: Path, rows: list[Mapping]) -> None:
+    def _replace(self, file: Path, table: pyarrow.Table) -> None:
         with atomic_file(file) as part, part.open('wb') as opened:
-            parquet.write_table(pyarrow.Table.from_pylist(rows, self.schema), opened, write_page_checksum=True)
+            parquet.write_table(table, opened, write_page_checksum=True)
 
 
 def _read(file: Path, read: Callable):

@@ -7,7 +7,7 @@ from pathlib import Path
 from align_iqa_plugin.runtime.atomic import atomic_file
 from align_iqa_plugin.runtime.csv_text import csv_text
 from align_iqa_plugin.runtime.errors import printable
-from align_iqa_plugin.score.rows import Row, utf8
+from align_iqa_plugin.score.rows import Row, further_columns, utf8
 
 OUTPUT_ENDINGS = ('.csv', '.json', '.parquet')
 TABLE_ROWS, TABLE_ERRORS = 40, 10  # more are printed only where no output takes them
@@ -16,38 +16,61 @@ TABLE_ROWS, TABLE_ERRORS = 40, 10  # more are printed only where no output takes
 def write_rows(file: Path, rows: list[Row], *, with_prompt: bool, with_mos: bool) -> str:
     """Write all rows to a .csv, .json or .parquet file, which appears whole or not at all; gives a sentence that says so.
 
+    The further columns of image tables come before the score, as text; where a choice was made, `kept` follows it.
+
     Raises:
         OSError: it cannot be written.
     """
-    columns = ['image', 'score', *['mos'] * with_mos, *['prompt'] * with_prompt, 'width', 'height', 'error']
-    records = [{column: _valid(getattr(row, column)) for column in columns} for row in rows]
+    further = further_columns(rows)
+    choice = ['kept'] * any(row.kept is not None for row in rows)
+    own = ['score', *choice, *['mos'] * with_mos, *['prompt'] * with_prompt, 'width', 'height', 'error']
+    header = ['image', *further, *own]
+    records: list[dict[str, str | float | None]] = [
+        {
+            'image': utf8(row.image),
+            **{name: row.columns.get(name) for name in further},
+            **{name: _valid(getattr(row, name)) for name in own},
+        }
+        for row in rows
+    ]
     with atomic_file(file) as part:
         if file.suffix.lower() == '.parquet':
             import pyarrow
             from pyarrow import parquet
 
             kinds = {'score': pyarrow.float64(), 'mos': pyarrow.float64(), 'width': pyarrow.int64(), 'height': pyarrow.int64()}
-            schema = pyarrow.schema([(column, kinds.get(column, pyarrow.string())) for column in columns])
+            kinds |= {'kept': pyarrow.bool_()} | {name: pyarrow.string() for name in further}
+            schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in header])
             with part.open('wb') as opened:  # pyarrow opens no path that is not UTF-8
                 parquet.write_table(pyarrow.Table.from_pylist(records, schema), opened)
         elif file.suffix.lower() == '.json':
             text = json.dumps(records, allow_nan=False, ensure_ascii=False, indent=1)
             part.write_text(text + '\n', encoding='utf-8')
         else:
-            part.write_text(csv_text([columns, *map(list, map(dict.values, records))]), encoding='utf-8', newline='')
+            part.write_text(csv_text([header, *map(list, map(dict.values, records))]), encoding='utf-8', newline='')
     return f'{len(rows)} rows written to {file}.'
 
 
-def print_rows(rows: list[Row], output: Path | None) -> None:
-    """Print the rows to stdout; if `output` has them and they are many, only errors, to stderr."""
-    if output is None or len(rows) <= TABLE_ROWS:
-        print_table(rows)
+def print_rows(rows: list[Row], output: Path | None, kept: list[Row] | None = None) -> None:
+    """Print the rows to stdout; if `output` has them and they are many, only errors, to stderr.
+
+    Args:
+        rows: all.
+        output: the file or folder that has them.
+        kept: of a choice: they are printed in place of all rows, and the errors of the others to stderr.
+    """
+    shown = rows if kept is None else kept
+    is_shown = output is None or len(shown) <= TABLE_ROWS
+    if is_shown and shown:
+        print_table(shown)
+    if is_shown and kept is None:
         return
     failed = [row for row in rows if row.error]
-    for row in failed[:TABLE_ERRORS]:
+    most = len(failed) if output is None else TABLE_ERRORS
+    for row in failed[:most]:
         print(f'{printable(row.image)}: {printable(row.error)}', file=sys.stderr)
-    if len(failed) > TABLE_ERRORS:
-        print(f'... and {len(failed) - TABLE_ERRORS} more images with an error, see {output}.', file=sys.stderr)
+    if len(failed) > most:
+        print(f'... and {len(failed) - most} more images with an error, see {output}.', file=sys.stderr)
 
 
 def print_table(rows: list[Row]) -> None:

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import shutil
 import signal
+from contextlib import nullcontext
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -18,8 +20,9 @@ from typer.testing import CliRunner
 from align_iqa_plugin.archs.weights import PACKAGED_MODEL_CARD
 from align_iqa_plugin.cli import app
 from align_iqa_plugin.data import images
-from align_iqa_plugin.score import engine, score_folder, write
+from align_iqa_plugin.score import copy_to, engine, score_folder, write
 from align_iqa_plugin.score.find_images import SAMPLES
+from align_iqa_plugin.score.rows import score_rows
 
 metric_module = import_module('align_iqa_plugin.score.metric')
 
@@ -165,6 +168,17 @@ def test_a_failed_write_leaves_the_old_file_and_prints_the_rows(folder, monkeypa
         ('a.png --prompts missing.csv', 'missing.csv'),
         ('a.png --batch-size 0', '--batch-size must be at least 1, not 0.'),
         ('a.png --weights missing.safetensors', "the weights 'missing.safetensors' are not a file."),
+        ('a.png --best 0', '--best must be at least 1, not 0.'),
+        ('a.png --per all', '--per is for --best'),
+        ('a.png --best 1 --per prompt', 'no image has a prompt to choose by'),
+        ('t.csv --best 1 --per sede', "the images have no 'sede' to choose by; did you mean 'seed'?"),
+        ('a.png --min-score nan', '--min-score must be a number, not nan.'),
+        ('a.png --copy-to best --link-to best', 'give either --copy-to or --link-to.'),
+        ('a.png --link-to best --write-metadata', '--write-metadata is for --copy-to'),
+        ('a.png --copy-to a.png', "--copy-to 'a.png' is not a folder."),
+        ('a.png --link-to missing/best', "there is no folder 'missing'; create it first."),
+        ('x --copy-to x/best', "--copy-to 'x/best' is in 'x'"),
+        ('x/b.png --link-to x', "--link-to 'x' holds pictures that are scored"),
         ('a.png --engine rays', "unknown --engine 'rays'; did you mean 'ray'?"),
         ('a.png --workers 2', '--workers is for --engine ray'),
         ('a.png --engine ray --output out.csv', "--output 'out.csv' must be a folder"),
@@ -183,7 +197,7 @@ def test_a_failed_write_leaves_the_old_file_and_prints_the_rows(folder, monkeypa
 def test_a_wrong_command_is_one_sentence_before_any_work(folder, metric, arguments, sentence):
     grey('a.png'), grey('x/b.png')
     Path('p.csv').write_text('image,prompt\na.png,x\n')
-    Path('t.csv').write_text('image\na.png\n')
+    Path('t.csv').write_text('image,seed\na.png,1\n')
     Path('none').mkdir(), Path('folder.csv').mkdir()
     before = sorted(os.listdir())
     result = run(*arguments.split())
@@ -267,6 +281,143 @@ def test_scores_of_other_weights_are_not_taken_over(five, use):
     use(Brightness()).origin = 'other weights'
     result = run(*five)
     assert result.exit_code == 2 and 'other weights' in result.stderr and 'delete it' in result.stderr
+
+
+# Choosing, and copies
+
+
+@pytest.fixture
+def table(folder):
+    """Six images of two prompts and two seeds, the fifth the brightest, the sixth the darkest; and one that is too small."""
+    names = ['x/a.png', 'y/a.png', 'x/b.png', 'y/b.png', 'x/c.png', 'y/c.png']
+    for number, name in enumerate(names):
+        grey(name, 50 * (number + 1) % 256)
+    grey('x/small.png', size=(8, 8))
+    lines = [f'{name},{"cat" if number < 3 else "dog"},{number % 2}' for number, name in enumerate([*names, 'x/small.png'])]
+    Path('t.csv').write_text('\n'.join(['image,prompt,seed', *lines]))
+    return 't.csv'
+
+
+def kept_in(output):
+    return [row['image'] for row in rows_of(output) if row['kept'] == 'True']
+
+
+def test_the_best_of_each_prompt_are_printed_drawn_and_copied_and_the_output_has_all(table):
+    result = run(table, '--best', 1, '--output', 'out.csv', '--sheet', 'sheet.png', '--copy-to', 'best')
+    assert result.exit_code == 1 and 'x/small.png: is 8 x 8 pixels' in result.stderr  # for the image without a score alone
+    assert '2 kept: the best 1 for each prompt.' in result.stderr and '2 images copied to best.' in result.stderr
+    assert [name for name in ('a.png', 'x/b.png', 'x/c.png', 'small') if name in result.stdout] == ['x/b.png', 'x/c.png']
+    rows = rows_of('out.csv')
+    assert list(rows[0]) == ['image', 'seed', 'score', 'kept', 'prompt', 'width', 'height', 'error'] and len(rows) == 7
+    assert kept_in('out.csv') == ['x/b.png', 'x/c.png'] and sorted(os.listdir('best')) == ['b.png', 'c.png']
+    assert Path('best/b.png').read_bytes() == Path('x/b.png').read_bytes()
+    with Image.open('sheet.png') as drawn:
+        sheet_of_two = drawn.height
+    run(table, '--best', 9, '--sheet', 'sheet.png')
+    with Image.open('sheet.png') as drawn:
+        assert drawn.height > sheet_of_two
+
+
+@pytest.mark.parametrize(
+    ('options', 'kept'),
+    [
+        ('--best 1 --per folder', ['y/b.png', 'x/c.png']),
+        ('--best 1 --per seed', ['y/b.png', 'x/c.png']),
+        ('--best 2 --per all', ['y/b.png', 'x/c.png']),
+        ('--min-score 2.9', ['x/b.png', 'y/b.png', 'x/c.png']),
+        ('--best 1 --min-score 4', ['x/c.png']),
+        ('--min-score 9', []),
+    ],
+)
+def test_what_is_kept(table, options, kept):
+    result = run(table, *options.split(), '--output', 'out.csv')
+    assert kept_in('out.csv') == kept and f'{len(kept)} kept: ' in result.stderr
+
+
+def test_a_choice_that_keeps_nothing_is_no_error_but_draws_no_sheet(folder):
+    grey('a.png', 50)
+    assert run('a.png', '--min-score', 4, '--copy-to', 'best').exit_code == 0 and os.listdir('best') == []
+    result = run('a.png', '--min-score', 4, '--sheet', 'sheet.png')
+    assert result.exit_code == 1 and 'no image is kept' in result.stderr
+
+
+def test_links_lead_to_what_is_kept(table):
+    result = run(table, '--best', 1, '--per', 'all', '--link-to', 'best')
+    assert '1 images linked from best.' in result.stderr and os.readlink('best/c.png') == os.path.abspath('x/c.png')
+
+
+def test_without_a_choice_all_that_have_a_score_are_copied(table):
+    assert '6 images copied to best.' in run(table, '--copy-to', 'best').stderr
+    assert sorted(os.listdir('best')) == ['a.png', 'a_2.png', 'b.png', 'b_2.png', 'c.png', 'c_2.png']
+
+
+def test_the_same_again_copies_nothing_and_says_what_else_is_there(folder):
+    grey('a.png', 50), grey('b.png', 99), grey('best/mine.png')
+    assert run('a.png', 'b.png', '--best', 2, '--copy-to', 'best').exit_code == 0
+    result = run('a.png', 'b.png', '--best', 1, '--copy-to', 'best')
+    assert '0 images copied to best; 1 were there already; it also holds 2 other files.' in result.stderr
+
+
+def test_the_score_is_written_into_copies_and_never_into_the_images(folder):
+    expected = grey('a.png', 50)
+    Image.new('L', (40, 40), 50).save('b.gif')
+    before = {name: Path(name).read_bytes() for name in ('a.png', 'b.gif')}
+    result = run('a.png', 'b.gif', '--copy-to', 'best', '--write-metadata', '--output', 'out.csv')
+    assert not Path('.out.csv.scores').exists()  # nothing is left that the same command could do
+    assert result.exit_code == 1 and "'b.gif' is copied without its score" in result.stderr
+    assert {name: Path(name).read_bytes() for name in before} == before and sorted(os.listdir('best')) == ['a.png', 'b.gif']
+    with Image.open('best/a.png') as image:
+        assert float(image.text['align_iqa']) == expected
+
+
+def test_an_image_that_cannot_be_linked_gets_a_reason_and_costs_no_other_its_link(folder):
+    grey('a.png'), grey('b.png')
+    result = run('a.png', f'file://{folder}/b.png', '--link-to', 'best')
+    assert result.exit_code == 1 and 'no link leads to a URI' in result.stderr and os.listdir('best') == ['a.png']
+
+
+def test_a_stop_before_the_end_chooses_and_copies_nothing(five, use):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    use(Brightness(2, interrupt))
+    result = run(*five, '--best', 1, '--copy-to', 'best')
+    assert result.exit_code == 130 and 'nothing was chosen; not all was copied' in result.stderr
+    assert not Path('best').exists() and 'kept' not in rows_of('out.csv')[0]
+
+
+def test_a_stop_while_copying_goes_on_without_scoring_again(five, use, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(copy_to, 'read_bytes', interrupt)
+        use(Brightness())
+        result = run(*five, '--best', 2, '--copy-to', 'best')
+    assert result.exit_code == 130 and '0 images were not scored; not all was copied' in result.stderr
+    metric = use(Brightness())
+    assert run(*five, '--best', 2, '--copy-to', 'best').exit_code == 0 and metric.calls == []
+    assert sorted(os.listdir('best')) == ['3.png', '4.png'] and not Path('.out.csv.scores').exists()
+
+
+def test_with_ray_the_folder_of_the_scores_gets_the_columns_and_what_is_kept(table, monkeypatch):
+    monkeypatch.setattr(engine, 'ray_workers', lambda workers, device: nullcontext(None))
+    monkeypatch.setattr(engine, 'ray_engine', lambda team, weights, batch_size: partial(score_rows, Brightness(), batch_size=2))
+    for options, kept in (('--best 1', ['x/b.png', 'x/c.png']), ('--min-score 4', ['x/c.png'])):
+        run(table, '--engine', 'ray', '--output', 'scores', *options.split())
+        rows = pd.read_parquet('scores')
+        assert list(rows) == ['image', 'prompt', 'seed', 'score', 'kept', 'width', 'height', 'error'] and len(rows) == 7
+        assert sorted(rows['image'][rows['kept']]) == [os.path.abspath(name) for name in kept]
+
+
+def test_a_full_disk_while_copying_goes_on_without_scoring_again(five, use, monkeypatch):
+    use(Brightness())
+    with monkeypatch.context() as patch:
+        patch.setattr(copy_to, 'atomic_file', lambda *_, **__: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+        result = run(*five, '--best', 1, '--copy-to', 'best')
+    assert result.exit_code == 1 and 'No space left on device' in result.stderr and '0 images copied' in result.stderr
+    metric = use(Brightness())
+    assert run(*five, '--best', 1, '--copy-to', 'best').exit_code == 0 and metric.calls == []
 
 
 # The samples and the contact sheet

@@ -23,17 +23,37 @@ def table(request, tmp_path):
 
 def test_images_count_from_the_table_and_prompts_are_kept(table, tmp_path):
     path = table(image=['a.png', '/x/b.png', 's3://bucket/c.png'], prompt=['None', ' a "cat", two', '001'])
-    rows = [(str(tmp_path / 'a.png'), 'None'), ('/x/b.png', ' a "cat", two'), ('s3://bucket/c.png', '001')]
-    assert read_image_table(path) == rows
+    rows = [(str(tmp_path / 'a.png'), 'None', {}), ('/x/b.png', ' a "cat", two', {}), ('s3://bucket/c.png', '001', {})]
+    assert read_image_table(path) == (rows, [])
 
 
 def test_a_table_at_a_uri_has_its_images_beside_it(table, tmp_path):
-    path = table(name=['sub/a.png'], other=['x'])
-    assert read_image_table(f'file://{path}') == [(f'file://{tmp_path}/sub/a.png', None)]
+    path = table(name=['sub/a.png'])
+    assert read_image_table(f'file://{path}') == ([(f'file://{tmp_path}/sub/a.png', None, {})], [])
+
+
+def test_further_columns_stay_in_their_order_as_text(table):
+    path = table(seed=['007', ''], prompt=['a', 'b'], image=['/a.png', '/b.png'], name=['x', 'y'], cfg=[7.5, 1.25])
+    rows, left_out = read_image_table(path)
+    columns = [list(row.columns.items()) for row in rows]
+    assert columns == [[('seed', '007'), ('name', 'x'), ('cfg', '7.5')], [('seed', ''), ('name', 'y'), ('cfg', '1.25')]]
+    assert left_out == []
+
+
+def test_columns_without_a_name_or_with_binary_values_are_named_as_left_out(tmp_path):
+    path = str(tmp_path / 'a.parquet')
+    pd.DataFrame({'': ['x'], 'image': ['/a.png'], 'pixels': [b'x'], 'seed': [1]}).to_parquet(path)
+    assert read_image_table(path) == ([('/a.png', None, {'seed': '1'})], ['', 'pixels'])
+
+
+def test_two_further_columns_of_one_name_are_an_error(tmp_path):
+    (tmp_path / 'a.csv').write_text('image,seed,seed\na.png,1,2\n')
+    with pytest.raises(TableError, match="a.csv.*more than one column 'seed'"):
+        read_image_table(str(tmp_path / 'a.csv'))
 
 
 def test_a_table_may_have_no_rows(table):
-    assert read_image_table(table(image=[])) == []
+    assert read_image_table(table(image=[])) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -67,5 +87,5 @@ def test_names_of_windows_and_macos_lead_to_the_files(table, tmp_path):
     (tmp_path / 'sub').mkdir()
     for name in ('sub/a.png', 'u\u0308.png'):
         (tmp_path / name).touch()
-    found = read_image_table(table(image=['sub\\a.png', '\u00fc.png', 'no\\ne.png']))
-    assert [image for image, _ in found] == [str(tmp_path / name) for name in ('sub/a.png', 'u\u0308.png', 'no\\ne.png')]
+    found, _ = read_image_table(table(image=['sub\\a.png', '\u00fc.png', 'no\\ne.png']))
+    assert [row.image for row in found] == [str(tmp_path / name) for name in ('sub/a.png', 'u\u0308.png', 'no\\ne.png')]

@@ -6,7 +6,9 @@ import zipfile
 
 import openpyxl
 import pandas
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from align_iqa_plugin.data import tables
 from align_iqa_plugin.data.tables import TableError, put_below, read_table
@@ -106,9 +108,21 @@ def test_rows_that_are_put_below_others_come_after_them_and_name_their_own_table
 
 
 def test_the_large_columns_of_a_parquet_table_are_not_read(tmp_path):
-    pandas.DataFrame({'image': ['a'], 'pixels': [b'x']}).to_parquet(tmp_path / 'a.parquet')
-    table = read_table(tmp_path / 'a.parquet', columns=('image', 'prompt'))
-    assert (table.header, table.rows) == (('image', 'pixels'), [(2, ['a', ''])])
+    pandas.DataFrame({'image': ['a'], 'pixels': [b'x'], 'boxes': [[1, 2]]}).to_parquet(tmp_path / 'a.parquet')
+    table = read_table(tmp_path / 'a.parquet')
+    assert (table.header, table.rows) == (('image', 'pixels', 'boxes'), [(2, ['a', '', ''])])
+    assert table.unread == {'pixels', 'boxes'}
+    with pytest.raises(TableError, match="a.parquet': the column 'pixels' holds binary or nested values"):
+        table.column('pixels')
+
+
+def test_a_parquet_table_with_two_columns_of_a_name_is_an_error_where_that_one_is_needed(tmp_path):
+    columns = [pyarrow.array([cell]) for cell in 'abc']
+    parquet.write_table(pyarrow.table(columns, names=['image', 'note', 'note']), tmp_path / 'a.parquet')
+    table = read_table(tmp_path / 'a.parquet')
+    assert table.column('image') == ['a'] and table.rows == [(2, ['a', 'b', 'c'])]
+    with pytest.raises(TableError, match="more than one column 'note'"):
+        table.column('note')
 
 
 @pytest.mark.parametrize(

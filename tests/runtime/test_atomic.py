@@ -85,5 +85,14 @@ def test_a_home_that_no_user_has_is_a_name_like_others(tmp_path, monkeypatch):
     assert part_of(tmp_path / 'a').parent == tmp_path
 
 
+@pytest.mark.parametrize('name', ['a' * 255, 'ü' * 127])
+def test_a_file_of_the_longest_possible_name_is_written_and_its_abandoned_part_removed(tmp_path, name):
+    part = part_of(tmp_path / name)
+    part.touch()
+    os.utime(part, (0, 0))
+    atomic_write(tmp_path / name, b'whole')
+    assert os.listdir(tmp_path) == [name]
+
+
 def test_processes_of_one_number_do_not_share_a_part(tmp_path):
     assert part_of(tmp_path / 'a') != part_of(tmp_path / 'a')

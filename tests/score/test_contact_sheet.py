@@ -39,6 +39,8 @@ def test_a_contact_sheet_is_known_as_one(grey):
 def test_without_a_score_there_is_no_sheet(folder):
     with pytest.raises(ValueError, match='no image has a score'):
         sheet.write_sheet(Path('sheet.png'), [row('a.png', None, error='is damaged.')])
+    with pytest.raises(ValueError, match='no image is kept'):
+        sheet.write_sheet(Path('sheet.png'), [])
     assert not Path('sheet.png').exists()
 
 

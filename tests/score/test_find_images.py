@@ -5,6 +5,7 @@ import hashlib
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -57,6 +58,41 @@ def test_a_wrong_table_is_an_error(folder):
     Path('table.csv').write_text('picture\na.png\n')
     with pytest.raises(ValueError, match='table.csv'):
         find_images(['table.csv'])
+
+
+def test_further_columns_of_tables_stay_with_their_images(grey):
+    grey('a.png', 'b.png', 'c.png')
+    Path('t.csv').write_text('seed,image,cfg\n7,a.png,1.5\n8,b.png,\n')
+    rows, notes = find_images(['c.png', 'a.png', 't.csv'])
+    assert [(row.image, row.columns) for row in rows] == [
+        ('c.png', {}),
+        ('a.png', {'seed': '7', 'cfg': '1.5'}),
+        ('b.png', {'seed': '8', 'cfg': ''}),
+    ]
+    assert notes == []
+
+
+def test_a_column_that_is_called_like_one_of_ours_gets_another_name_and_a_note(grey):
+    grey('a.png')
+    Path('t.csv').write_text('image,score,table_score,error\na.png,1,2,3\n')
+    (row,), notes = find_images(['t.csv'])
+    assert row.columns == {'table_table_score': '1', 'table_score': '2', 'table_error': '3'}
+    assert notes[0] == "The column 'score' of 't.csv' is 'table_table_score' in the output." and len(notes) == 2
+
+
+def test_a_table_that_names_an_image_twice_says_whose_columns_are_lost(grey):
+    grey('a.png')
+    Path('t.csv').write_text('image,prompt,seed\na.png,x,1\na.png,x,1\na.png,x,2\na.png,y,3\n')
+    rows, (note,) = find_images(['t.csv'])
+    assert [(row.prompt, row.columns) for row in rows] == [('x', {'seed': '1'}), ('y', {'seed': '3'})]
+    assert note.startswith("1 rows of 't.csv' name an image again")
+
+
+def test_columns_that_cannot_be_text_are_left_out_with_a_note(grey):
+    grey('a.png')
+    pd.DataFrame({'image': ['a.png'], 'pixels': [b'x']}).to_parquet('t.parquet')
+    (row,), (note,) = find_images(['t.parquet'])
+    assert row.columns == {} and "'t.parquet'" in note and note.endswith("left out: 'pixels'.")
 
 
 def test_a_uri_is_found_and_a_folder_at_one_is_searched(grey, folder):

@@ -99,6 +99,33 @@ def test_two_commands_do_not_share_a_folder(folder, tmp_path):
     assert len(problems) == 1 and 'another command' in problems[0]
 
 
+def test_columns_are_added_to_all_files_and_other_rows_keep_theirs(folder, tmp_path):
+    opened = folder()
+    opened.add([row('/a', 1.0), row('/b', 2.0)])
+    opened.add_columns([Row('a', Path('/a'), columns={'seed': '7'}, kept=True)])
+    opened.add([row('/c', 3.0, 'cat')])
+    opened.add_columns([Row('c', Path('/c'), 'cat', columns={'cfg': '1.5'}, kept=False)])
+    table = pd.read_parquet(tmp_path / 'scores')
+    assert list(table) == ['image', 'prompt', 'seed', 'cfg', 'score', 'kept', 'width', 'height', 'error']
+    cells = table.astype(object).where(table.notna(), None)[['image', 'seed', 'cfg', 'kept']].values.tolist()
+    assert cells == [['/a', '7', None, True], ['/b', None, None, None], ['/c', None, '1.5', False]]
+    assert set(folder().read_scored([])) == {('/a', None), ('/b', None), ('/c', 'cat')}
+
+
+def test_columns_stay_where_a_failure_makes_room(folder, tmp_path):
+    folder().add([row('/a', 1.0), row('/b', None, error='is damaged.')])
+    folder().add_columns([Row('a', Path('/a'), columns={'seed': '7'})])
+    folder().read_scored(['/b'])
+    assert pd.read_parquet(tmp_path / 'scores')[['image', 'seed']].values.tolist() == [['/a', '7']]
+
+
+def test_without_columns_the_files_stay_as_they_are(folder, tmp_path):
+    folder().add([row('/a', 1.0)])
+    before = (tmp_path / 'scores' / 'part-000000.parquet').stat().st_mtime_ns
+    folder().add_columns([Row('a', Path('/a'))])
+    assert (tmp_path / 'scores' / 'part-000000.parquet').stat().st_mtime_ns == before
+
+
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_a_damaged_file_gives_the_right_scores_or_a_sentence(data, tmp_path_factory):

@@ -56,6 +56,24 @@ def test_columns_that_are_not_known_are_left_out(folder):
 
 
 @pytest.mark.parametrize('ending', ['.csv', '.json', '.parquet'])
+def test_further_columns_stand_before_the_score_and_what_is_kept_behind_it(folder, ending):
+    rows = [
+        Row('a.png', Path('a.png'), score=1.0, columns={'seed': '007', 'mos': ''}, kept=True),
+        Row('b.png', Path('b.png'), score=2.0, kept=False),
+    ]
+    write_rows(Path(f'out{ending}'), rows, with_prompt=False, with_mos=False)
+    read = {
+        '.csv': lambda: pd.read_csv('out.csv', dtype={'seed': str, 'mos': str}, keep_default_na=False),
+        '.json': lambda: pd.DataFrame(json.loads(Path('out.json').read_text())),
+        '.parquet': lambda: pd.read_parquet('out.parquet'),
+    }[ending]()
+    assert list(read) == ['image', 'seed', 'mos', 'score', 'kept', 'width', 'height', 'error']
+    assert list(read['kept']) == [True, False]
+    first, second = read[['seed', 'mos']].astype(object).where(read[['seed', 'mos']].notna(), None).values.tolist()
+    assert first == ['007', ''] and second == (['', ''] if ending == '.csv' else [None, None])
+
+
+@pytest.mark.parametrize('ending', ['.csv', '.json', '.parquet'])
 def test_a_name_that_is_no_utf8_can_still_be_written(folder, ending):
     write_all(f'out{ending}', Row('a\udcff.png', Path('a.png'), score=1.0))
     assert b'a\\udcff.png' in Path(f'out{ending}').read_bytes().replace(b'\\\\', b'\\')
@@ -94,6 +112,19 @@ def test_many_rows_are_printed_only_where_no_file_has_them(capsys, monkeypatch):
     shown = capsys.readouterr()
     assert shown.out == '' and 'bad0.png: is damaged.' in shown.err
     assert 'bad1.png' not in shown.err and 'and 2 more images with an error, see out.csv' in shown.err
+
+
+def test_of_a_choice_only_what_is_kept_is_printed_and_every_error_where_no_file_has_it(capsys, monkeypatch):
+    monkeypatch.setattr(write, 'TABLE_ERRORS', 1)
+    kept, lost = Row('a.png', Path('a'), score=2.0), Row('b.png', Path('b'), score=1.0)
+    rows = [kept, lost, *(Row(f'bad{number}.png', Path('a'), error='is damaged.') for number in range(3))]
+    print_rows(rows, None, [kept])
+    shown = capsys.readouterr()
+    assert 'a.png' in shown.out and 'b.png' not in shown.out and 'bad' not in shown.out
+    assert shown.err.count('is damaged.') == 3
+    print_rows(rows, Path('out.csv'), [])
+    shown = capsys.readouterr()
+    assert shown.out == '' and shown.err.count('is damaged.') == 1 and 'see out.csv' in shown.err
 
 
 def test_the_rank_correlation_is_that_of_the_rows_with_a_score():
