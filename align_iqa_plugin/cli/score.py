@@ -11,6 +11,7 @@ import typer
 from align_iqa_plugin.cli.errors import fail
 from align_iqa_plugin.cli.outputs import check_output, try_to_write
 from align_iqa_plugin.cli.progress import progress_bar
+from align_iqa_plugin.runtime.files import expand_home
 from align_iqa_plugin.runtime.names import suggest
 
 ENGINES = ('local', 'ray')
@@ -65,7 +66,7 @@ def score(
     Exit status: 0 all images were scored, 1 some were not, 2 the command is
     wrong, 130 stopped by Ctrl-C (what was scored until then is written).
     """
-    images, output = images or [], output and Path(os.path.expanduser(output))
+    images, output = images or [], output and expand_home(output)
     _check_usage(images, prompt, prompts, samples, output, batch_size, weights, engine, workers)
 
     from align_iqa_plugin.runtime.errors import printable
