@@ -115,6 +115,7 @@ def compare(
         tables = read_tables(datasets, data_opt, root=data, samples=samples, split=split, phase=phase, seed=seed)
         out.mkdir(exist_ok=True)
         store = Store(out / 'scores.sqlite')
+        store.check_images(tables)
     except (ValueError, OSError, StoreError) as error:
         fail('compare', error)
 

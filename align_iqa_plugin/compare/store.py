@@ -205,6 +205,22 @@ class Store:
         finally:
             lock.release()
 
+    def check_images(self, datasets: Mapping[str, Sequence[LabelledImage]]) -> None:
+        """See that data sets have images in common with those of their names here, whose labels they are to replace.
+
+        Raises:
+            StoreError: one has none: it is another table of that name, or another part of one.
+        """
+        for name, images in datasets.items():
+            query = "SELECT DISTINCT sha256 FROM images WHERE dataset = :dataset AND copy = '' AND sha256 != ''"
+            known = {sha256 for (sha256,) in self._read(query, {'dataset': name})}
+            new = {each.sha256 for each in images} - {''}
+            if known and new and known.isdisjoint(new):
+                raise StoreError(
+                    f"'{self.path.parent}' has a data set '{name}' without any of these images, whose results would be "
+                    'replaced: choose another folder with --out, or give the table another name.'
+                )
+
     def put_images(self, dataset: str, images: Sequence[LabelledImage]) -> None:
         """Replace the labels of a data set, and its copies; scores are kept, since they belong to the images' contents."""
         marks = ', '.join('?' * (2 + len(fields(LabelledImage))))
