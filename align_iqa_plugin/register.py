@@ -64,7 +64,8 @@ def register_reader() -> None:
     """Have pyiqa read the files for our metrics by `align_iqa_plugin.read_image`; for other metrics it reads as before.
 
     pyiqa hands only tensors to a network, and makes them by Pillow's `convert('RGB')` alone: 16-bit grey is clipped at 255,
-    transparent parts show the colours that lie under them, and EXIF turns nothing.
+    transparent parts show the colours that lie under them, and EXIF turns nothing. Tensors in half precision are cast, since
+    pyiqa compares their largest value with 1 + 1e-6, which is 1 in their type, and would not take white.
     """
     from PIL import Image
     from pyiqa.models.inference_model import InferenceModel
@@ -75,10 +76,14 @@ def register_reader() -> None:
 
     @functools.wraps(read_as_pyiqa, assigned=('__name__', '__qualname__', '__doc__'))
     def _to_batched_tensor(model, image):
+        import torch
+
         if model.metric_name in CONFIGS and isinstance(image, str | Path | bytes | Image.Image):
             from align_iqa_plugin.data.images import read_image
 
             image = read_image(image)
+        elif model.metric_name in CONFIGS and getattr(image, 'dtype', None) in (torch.float16, torch.bfloat16):
+            image = image.float()
         return read_as_pyiqa(model, image)
 
     InferenceModel._to_batched_tensor = _to_batched_tensor

@@ -98,6 +98,14 @@ def test_a_module_can_be_held_in_the_head():
 
 
 @pytest.mark.parametrize('path', MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_home_folders_are_found_in_the_one_way_that_does_not_raise(path):
+    """Path.expanduser raises RuntimeError at the ~NAME of no user; of a text, os.path.expanduser gives a text."""
+    if path != PACKAGE / 'runtime' / 'files.py':
+        found = re.search(r'(?<!os\.path)\.expanduser\(|Path\(os\.path\.expanduser', path.read_text(encoding='utf-8'))
+        assert not found, f'{path}: use expand_home'
+
+
+@pytest.mark.parametrize('path', MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_the_words_of_the_field_are_used(path):
     tree = ast.parse(path.read_text(encoding='utf-8'))
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}

@@ -81,6 +81,12 @@ def test_a_gray_image_and_an_image_beside_it_are_taken(metric):
     assert torch.equal(metric(gray, gray), metric(gray))
 
 
+@pytest.mark.parametrize('kind', [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_white_is_in_range_in_every_type(metric, kind):
+    image = torch.ones(1, 3, 64, 96)
+    assert torch.equal(metric(image.to(kind)), metric(image))
+
+
 def test_the_card_names_the_files_by_their_hashes(card):
     for name, file in card['files'].items():
         assert hashlib.sha256((PACKAGED / name).read_bytes()).hexdigest() == file['sha256'], name

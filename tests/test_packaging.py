@@ -61,7 +61,7 @@ def test_the_wheel_holds_every_tracked_file_of_the_package_and_nothing_else(cont
 def test_the_metadata_states_licence_python_and_what_is_needed(contents):
     metadata = email.message_from_string(read(contents, '.dist-info/METADATA'))
     assert metadata['Version'] == align_iqa_plugin.__version__
-    assert metadata['License-Expression'] == 'Apache-2.0'
+    assert metadata['License-Expression'] == 'Apache-2.0 AND MIT'
     assert metadata['Requires-Python'] == '>=3.10'
     assert 'pyiqa>=0.1.16' in metadata.get_all('Requires-Dist')
     assert {'torch>=2.6', 'pyarrow>=14.0.1', 'jinja2>=3.1.6', 'filelock>=3.20.3'} <= set(metadata.get_all('Requires-Dist'))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.backbone import unfilled_backbone
 from align_iqa_plugin.archs.weights import PACKAGED_MODEL_FILE, read_weights
+from align_iqa_plugin.runtime.files import expand_home
 from align_iqa_plugin.runtime.hashes import state_digest
 
 METADATA = 'metadata'
@@ -124,7 +125,7 @@ def read_network(path: str | Path, key: str) -> dict[str, Any]:
     Raises:
         ValueError, FileNotFoundError: as `read_weights`.
     """
-    path = Path(path).expanduser()
+    path = expand_home(path)
     if path.suffix == '.safetensors' and path.is_file():
         try:
             with safe_open(path, 'pt') as file:  # without reading the large tensors

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from align_iqa_plugin.runtime.files import expand_home
+
 PACKAGED = Path(__file__).parents[1] / 'weights'
 # The backbone whose weights the package carries, under timm's name for OpenAI's release
 PACKAGED_BACKBONE = 'vit_base_patch16_clip_quickgelu_224'
@@ -28,7 +30,7 @@ def read_weights(path: str | Path, key: str) -> dict[str, Tensor]:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, holds more than tensors, or would take more memory than a file of its size.
     """
-    path = Path(path).expanduser()
+    path = expand_home(path)
     if not path.is_file():
         raise FileNotFoundError(f'{key}: there is no file {path}.')
     try:

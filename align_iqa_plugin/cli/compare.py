@@ -1,6 +1,5 @@
 """`align-iqa compare`: metrics of pyiqa on the same images, beside each other."""
 
-import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 from align_iqa_plugin.cli.errors import fail, say, stop
+from align_iqa_plugin.runtime.files import expand_home
 from align_iqa_plugin.runtime.names import suggest
 
 SAMPLE = 36  # images of a data set for --behaviour: some 1,080 pictures with their 29 copies
@@ -109,12 +109,13 @@ def compare(
     from align_iqa_plugin.runtime.ray_workers import RayError, RayUnavailable, ray_workers
 
     try:
-        check_output('--out', out := Path(os.path.expanduser(out)), folder=True)
+        check_output('--out', out := expand_home(out), folder=True)
         chosen = usable_device(device if engine == 'local' else 'cpu')
         names = metric_names([*metrics, *(add_metrics(metric_opt) if metric_opt else [])])
         tables = read_tables(datasets, data_opt, root=data, samples=samples, split=split, phase=phase, seed=seed)
         out.mkdir(exist_ok=True)
         store = Store(out / 'scores.sqlite')
+        store.check_images(tables)
     except (ValueError, OSError, StoreError) as error:
         fail('compare', error)
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from align_iqa_plugin.cli.errors import fail, stop
+from align_iqa_plugin.runtime.files import expand_home
 
 
 def export(
@@ -25,7 +25,7 @@ def export(
     """
     from align_iqa_plugin.cli.outputs import check_output
 
-    checkpoint, output = (Path(os.path.expanduser(path)) for path in (checkpoint, output))
+    checkpoint, output = (expand_home(path) for path in (checkpoint, output))
     try:
         check_output('--output', output, endings=['.safetensors'], inputs=[checkpoint, option])
 

@@ -12,6 +12,7 @@ import typer
 from align_iqa_plugin.data.uris import is_uri
 from align_iqa_plugin.runtime.atomic import part_of
 from align_iqa_plugin.runtime.errors import message_of
+from align_iqa_plugin.runtime.files import expand_home
 
 
 class OutputError(ValueError):
@@ -40,7 +41,7 @@ def check_output(
     """
     if path is None:
         return
-    path = Path(os.path.expanduser(path))  # Path.expanduser raises at ~ before the name of no user
+    path = expand_home(path)
     if endings and path.suffix.lower() not in endings:
         raise OutputError(f"{option} '{path}' must end in {' or '.join(endings)}.")
     overwritten = _find_same(path, inputs)
@@ -87,6 +88,6 @@ def _find_same(path: Path, inputs: Iterable[str | Path | None]) -> str | Path | 
     for name in inputs:
         if name is not None and not is_uri(name):
             with suppress(OSError):  # an input that does not exist
-                if os.path.samestat(target, os.stat(os.path.expanduser(name))):
+                if os.path.samestat(target, os.stat(expand_home(name))):
                     return name
     return None

@@ -1,13 +1,13 @@
 """`align-iqa protocol`: cross-validation of a training file; `align-iqa results`: its results as a page."""
 
 import enum
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from align_iqa_plugin.cli.errors import fail, stop
+from align_iqa_plugin.runtime.files import expand_home
 
 
 class Split(str, enum.Enum):  # noqa: UP042  Python 3.10 has no StrEnum
@@ -44,7 +44,7 @@ def protocol(
 
     try:
         options = read_options(option, changes or ())
-        output = Path(os.path.expanduser(output or f'results_{options["name"]}_{split.value}.json'))
+        output = expand_home(output or f'results_{options["name"]}_{split.value}.json')
         check_output('--output', output, inputs=[option])
         check_options(options)
     except (ValueError, OSError) as error:

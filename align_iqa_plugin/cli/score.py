@@ -1,6 +1,5 @@
 """`align-iqa score`: scores images, one row each; an image that cannot be scored gets a row with the reason."""
 
-import os
 import time
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from align_iqa_plugin.cli.errors import fail, say
 from align_iqa_plugin.cli.outputs import check_output
 from align_iqa_plugin.cli.progress import progress_bar
 from align_iqa_plugin.cli.score_usage import check_usage
+from align_iqa_plugin.runtime.files import expand_home
 
 _fail = partial(fail, 'score')
 
@@ -89,9 +89,7 @@ def score(
     """
     given = SimpleNamespace(**locals())
     check_usage(given)
-    given.output, given.copy_to, given.link_to = (
-        path and Path(os.path.expanduser(path)) for path in (output, copy_to, link_to)
-    )
+    given.output, given.copy_to, given.link_to = (path and expand_home(path) for path in (output, copy_to, link_to))
 
     from align_iqa_plugin.score.choose import Choice, describe, mark_kept
     from align_iqa_plugin.score.copy_to import check_outside

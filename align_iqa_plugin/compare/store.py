@@ -3,7 +3,7 @@
 A score is identified by what it depends on: the bytes of the image, the prompt, and the *configuration* of the metric (its
 name, its options, its weights, the version of the code). It is written as soon as it is known, and never computed again; a
 failure is kept with its reason, and the next run tries again. Processes on one machine may share a database. An index over
-all columns of each table, TABLE_copy, tells a damaged row (`store_check.py`).
+all columns of each table, TABLE_copy, tells a damaged row (`store_check.py`), and what is not damaged is read (`rescue.py`).
 
 The module `tables` describes its tables.
 """
@@ -12,13 +12,14 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from align_iqa_plugin.compare.rescue import rescue
 from align_iqa_plugin.compare.store_check import add_copies, check_definitions, check_rows, definitions, drop_copies
 from align_iqa_plugin.compare.tables import FROM_LAYOUT_1, FROM_LAYOUT_2, LAYOUT, NOT_SCORED, TABLES, VIEWS
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     import pandas
 
 BUSY_SECONDS = 60  # how long a process waits for another one's writing, which takes milliseconds
-WAY_OUT = (
-    'because it is damaged, or no database: put back a copy of it, or move it away, and the command computes its scores again'
-)
 
 
 class StoreError(Exception):
@@ -99,7 +97,7 @@ class Store:
     """The database in a file; see `tables` for what is in it.
 
     It is created if there is none, and one of an earlier layout is brought to the present one. It is checked when it is opened:
-    a damaged one is not read.
+    a damaged one is not used, and what can be read of scores.sqlite goes to scores.rescued.sqlite.
 
     Raises:
         StoreError: the file is another database, or none, is damaged, or cannot be read or written.
@@ -110,18 +108,22 @@ class Store:
         try:
             # two processes that create a database at once would fail at the change to WAL, for which SQLite does not wait
             (locks := self.path.with_name('.locks')).mkdir(exist_ok=True)
-            with FileLock(locks / self.path.name, timeout=BUSY_SECONDS):
+            with FileLock(locks / self.path.name, timeout=BUSY_SECONDS), ExitStack() as problem:
                 self._database = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+                problem.callback(self._database.close)
                 try:
                     self._create()
-                except BaseException:
-                    self._database.close()
+                except sqlite3.OperationalError:
                     raise
-        except sqlite3.OperationalError as error:
+                # a message of SQLite may quote bytes of the file that are no text
+                except (sqlite3.Error, UnicodeDecodeError) as error:
+                    raise StoreError(
+                        f"'{self.path}' cannot be used as the database of the scores, because it is damaged, or no database "
+                        f'({error}): {self._way_out()}.'
+                    ) from error
+                problem.pop_all()
+        except sqlite3.Error as error:
             raise StoreError(f"'{self.path}' cannot be used as the database of the scores: {error}.") from error
-        # a message of SQLite may quote bytes of the file that are no text
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise StoreError(f"'{self.path}' cannot be used as the database of the scores, {WAY_OUT}: {error}.") from error
         except Timeout as error:
             raise StoreError(f"'{self.path}' is held by another process for more than {BUSY_SECONDS} s.") from error
         except OSError as error:
@@ -144,6 +146,22 @@ class Store:
             fresh.executescript(f'{TABLES}{VIEWS}')
             add_copies(fresh)
             check_definitions(self._database, definitions(fresh))
+
+    def _way_out(self) -> str:
+        """What to do about a damaged database, of which what can be read is written beside it."""
+        rescued = self.path.with_stem(f'{self.path.stem}.rescued')
+        again = 'put back a copy of it, or move it away, and the command computes its scores again'
+        try:
+            count = rescue(self._database, rescued)
+        except FileExistsError:
+            found = 'was rescued from it, or from another, before'
+        except (OSError, sqlite3.Error) as error:
+            return f'{again}; what can be read of it cannot be kept: {error}'
+        else:
+            found = f'has the {count:,} scores that can be read of it'
+            if not count:
+                return again
+        return f"put back a copy of it, or put '{rescued}' in its place, which {found}, and the command computes the rest"
 
     def __enter__(self) -> 'Store':
         return self
@@ -186,6 +204,22 @@ class Store:
             yield True
         finally:
             lock.release()
+
+    def check_images(self, datasets: Mapping[str, Sequence[LabelledImage]]) -> None:
+        """See that data sets have images in common with those of their names here, whose labels they are to replace.
+
+        Raises:
+            StoreError: one has none: it is another table of that name, or another part of one.
+        """
+        for name, images in datasets.items():
+            query = "SELECT DISTINCT sha256 FROM images WHERE dataset = :dataset AND copy = '' AND sha256 != ''"
+            known = {sha256 for (sha256,) in self._read(query, {'dataset': name})}
+            new = {each.sha256 for each in images} - {''}
+            if known and new and known.isdisjoint(new):
+                raise StoreError(
+                    f"'{self.path.parent}' has a data set '{name}' without any of these images, whose results would be "
+                    'replaced: choose another folder with --out, or give the table another name.'
+                )
 
     def put_images(self, dataset: str, images: Sequence[LabelledImage]) -> None:
         """Replace the labels of a data set, and its copies; scores are kept, since they belong to the images' contents."""

@@ -12,6 +12,7 @@ from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.injection import BottleneckCrossAttention
 from align_iqa_plugin.archs.pretrained import frozen_digests
 from align_iqa_plugin.runtime.atomic import atomic_file
+from align_iqa_plugin.runtime.files import expand_home
 from align_iqa_plugin.runtime.hashes import state_digest
 
 
@@ -25,7 +26,7 @@ class _Cache:
     dtype: type[np.floating] = np.float32
 
     def __init__(self, folder: str | Path, key: str):
-        self.folder = Path(folder).expanduser()
+        self.folder = expand_home(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.key = key
         self._contents: dict[str, str] = {}  # by path: a data set does not change while it is read

@@ -17,6 +17,7 @@ from align_iqa_plugin.data.tables import Table, TableError, find_file, list_prob
 from align_iqa_plugin.data.uris import is_uri
 from align_iqa_plugin.runtime.atomic import atomic_write
 from align_iqa_plugin.runtime.csv_text import csv_text
+from align_iqa_plugin.runtime.files import expand_home
 
 WRONG_FOLDER = 20  # more missing images than this, and none found: one problem, that of the folder
 
@@ -125,7 +126,7 @@ def read_labels(
         LabelError: there is no table to read: no file, no such column, or no rows; or it is not of this release.
     """
     try:
-        table, known = read_release_table(Path(os.path.expanduser(data)), release)
+        table, known = read_release_table(expand_home(data), release)
         _check_header(table)
         image_column, score_column, prompt_column = _columns(table, known, image_column, score_column, prompt_column)
         ranges = {name: bounds for name, bounds in known.score_ranges.items() if bounds} if known else {}
@@ -137,7 +138,7 @@ def read_labels(
     except TableError as error:
         raise LabelError(str(error)) from error
     source = Path(table.source)
-    folders = _image_folders(Path(os.path.expanduser(images)) if images else source.parent, known)
+    folders = _image_folders(expand_home(images) if images else source.parent, known)
     if known:
         names = _spelt_as_files(names, folders)
     added = columns_in_names(known, table.header, [name.replace('\\', '/') for name in names])
@@ -202,7 +203,7 @@ def write_labels(labels: Labels, further_columns: Mapping[str, Sequence[str]], o
         LabelError: the table has a column of a further column's name already, `output` is the table's own file, or it
             cannot be written.
     """
-    output = Path(os.path.expanduser(output))
+    output = expand_home(output)
     for name in further_columns:
         if name in labels.header:
             raise LabelError(f"'{labels.source}' has a column {name!r} already: remove it, or choose another name.")

@@ -1,8 +1,8 @@
 """What an option file names, looked at before a training begins: data, splits, weights, the parts of the network."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
+from align_iqa_plugin.runtime.files import expand_home
 from align_iqa_plugin.runtime.quiet import quiet_log
 from align_iqa_plugin.runtime.schema import failure
 
@@ -35,7 +35,7 @@ def _dataset_problems(phase: str, section: dict, gpus: int | str) -> list[str]:
 
     if section['type'] != 'AIGCIQADataset':
         paths = [key for key in ('dataroot_target', 'dataroot_ref', 'meta_info_file', 'split_file') if section.get(key)]
-        missing = [key for key in paths if not Path(str(section[key])).expanduser().exists()]
+        missing = [key for key in paths if not expand_home(str(section[key])).exists()]
         return [f'.{key}: there is no {section[key]}.' for key in missing]
     try:
         dataset = AIGCIQADataset(section | {'phase': phase.split('_')[0], 'check_images': False})

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from align_iqa_plugin.runtime.atomic import atomic_write
-from align_iqa_plugin.runtime.files import read_bytes
+from align_iqa_plugin.runtime.files import expand_home, read_bytes
 from align_iqa_plugin.runtime.names import suggest
 
 MAX_BYTES = 1_000_000
@@ -124,7 +124,7 @@ def _read_with_bases(path: Path, above: list[Path]) -> dict:
     if not isinstance(base, str) or not base:
         raise ValueError(f'{path}: _base_ is {base!r}, not the name of a file.')
     above = [*above, path.resolve()]
-    below = path.parent / Path(base).expanduser()
+    below = path.parent / expand_home(base)
     if below.resolve() in above:
         raise ValueError(f'{path}: _base_ leads back to {below}: a file cannot be its own base.')
     if len(above) > MAX_BASES:

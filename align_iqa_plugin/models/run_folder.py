@@ -1,12 +1,13 @@
-"""The folder of a training, `experiments/NAME`, and its log, which pyiqa's logger writes."""
+"""The folder of a training, `experiments/NAME`, its log, which pyiqa's logger writes, and its curves in TensorBoard."""
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from pathlib import Path
 
-from pyiqa.utils import get_root_logger, mkdir_and_rename
+from pyiqa.utils import get_root_logger, init_tb_logger, mkdir_and_rename
 from tqdm import tqdm
 
 from align_iqa_plugin.models.process_group import rank
@@ -41,7 +42,7 @@ def log_file(path: Path) -> Iterator[logging.Logger]:
     handlers, level = logger.handlers[:], logger.level
     own: list[logging.Handler] = [_Console()]
     if rank() == 0:
-        own.append(logging.FileHandler(path, encoding='utf-8'))
+        own.append(_LogFile(path, encoding='utf-8'))
     logger.handlers = own
     logger.setLevel(logging.INFO if rank() == 0 else logging.ERROR)
     for handler in own:
@@ -53,6 +54,58 @@ def log_file(path: Path) -> Iterator[logging.Logger]:
             handler.close()
         logger.handlers = handlers
         logger.setLevel(level)
+
+
+@contextmanager
+def curves(folder: Path) -> Iterator:
+    """Gives TensorBoard's writer of curves into a folder; a full disk is an OSError where a number is added.
+
+    What cannot be written at the end is a warning in the log.
+    """
+
+    def pass_over(thread_error: threading.ExceptHookArgs) -> None:
+        # the writer's thread keeps its OSError for the next call, and prints a traceback besides
+        ours = type(thread_error.thread).__module__.startswith('tensorboard')
+        if not (ours and isinstance(thread_error.exc_value, OSError)):
+            print_traceback(thread_error)
+
+    print_traceback, threading.excepthook = threading.excepthook, pass_over
+    try:
+        writer = init_tb_logger(log_dir=str(folder))
+        try:
+            yield writer
+        finally:
+            try:
+                writer.close()
+            except OSError as error:
+                get_root_logger().warning(f"The curves in '{folder}' lack their end: {error.strerror or error}.")
+    finally:
+        threading.excepthook = print_traceback
+
+
+class _LogFile(logging.FileHandler):
+    """States once on stderr that the log cannot be written, in place of a traceback for each message."""
+
+    is_whole = True
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._report(error)
+        else:
+            super().handleError(record)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:  # the messages that it still had
+            self._report(error)
+
+    def _report(self, error: OSError) -> None:
+        if self.is_whole:
+            self.is_whole = False
+            line = f"The log '{self.baseFilename}' lacks messages from here on: {error.strerror or error}."
+            tqdm.write(line, file=sys.stderr)
 
 
 class _Console(logging.Handler):

@@ -25,7 +25,7 @@ import torch
 from pyiqa.data import build_dataset
 from pyiqa.data.base_iqa_dataset import BaseIQADataset
 from pyiqa.models import build_model
-from pyiqa.utils import get_env_info, get_root_logger, get_time_str, init_tb_logger
+from pyiqa.utils import get_env_info, get_root_logger, get_time_str
 
 from align_iqa_plugin.models.align_iqa_model import AlignIQAModel
 from align_iqa_plugin.models.options_file import dump, write_file
@@ -40,7 +40,7 @@ from align_iqa_plugin.models.process_group import (
     world_size,
 )
 from align_iqa_plugin.models.progress import Progress
-from align_iqa_plugin.models.run_folder import log_file, make_folders, run_lock
+from align_iqa_plugin.models.run_folder import curves, log_file, make_folders, run_lock
 from align_iqa_plugin.models.run_options import check_resumable, complete_options, total_iterations
 from align_iqa_plugin.models.sampler import ResumableBatchSampler, Samples, build_loader
 from align_iqa_plugin.models.signals import Interrupted, StopRequest, stop_request
@@ -103,8 +103,7 @@ def _train(given: dict, root: Path, resume: bool) -> dict[str, dict[str, dict]]:
             write_file(given, states.parent / 'options.yml')
         tb_logger = None
         if options['logger'].get('use_tb_logger') and rank() == 0:
-            tb_logger = init_tb_logger(log_dir=str(root / 'tb_logger' / options['name']))
-            stack.callback(tb_logger.close)
+            tb_logger = stack.enter_context(curves(root / 'tb_logger' / options['name']))
 
         options['manual_seed'] = _common_seed(options.get('manual_seed'), device)
         seed_everything(options['manual_seed'])

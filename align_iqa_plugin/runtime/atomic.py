@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from align_iqa_plugin.runtime.files import expand_home
+
 NAME_BYTES = 200  # of a file's name that its part begins with: file systems take 255, and a number and an ending follow
 ABANDONED_SECONDS = 3600  # a part that nobody wrote to for so long was left behind by a process that was killed
 
@@ -32,7 +34,7 @@ def atomic_file(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written, for example because the disk is full; the message names `path` and the reason.
     """
-    path = Path(os.path.expanduser(path)).resolve()
+    path = expand_home(path).resolve()
     part = part_of(path)
     try:
         with _exit_at_sigterm():

@@ -2,7 +2,13 @@
 
 import errno
 import hashlib
+import os
 from pathlib import Path
+
+
+def expand_home(path: str | Path) -> Path:
+    """The path with ``~`` and ``~NAME`` replaced by a home folder; it stays where there is no user of that name."""
+    return Path(os.path.expanduser(path))  # Path.expanduser raises RuntimeError there
 
 
 def check_regular(path: str | Path) -> None:

@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import torch
 import typer
+from PIL import Image
 from typer.testing import CliRunner
 
 from align_iqa_plugin.cli import compare_display
@@ -406,6 +407,24 @@ def test_two_data_sets_of_one_name_are_an_error(page, tiny_images, names, tmp_pa
     result = run('-m', 'entropy', '-d', *words, '--out', tmp_path / 'out')
     assert result.exit_code == 2 and Path(names[0]).stem in result.stderr, result.output
     assert not (tmp_path / 'out').exists()
+
+
+def test_another_data_set_of_a_name_does_not_replace_results_and_corrected_labels_do(page, tmp_path):
+    for number, name in enumerate(('a', 'b')):
+        (folder := tmp_path / name).mkdir()
+        for image in range(3):
+            Image.new('L', (40, 40), 50 * number + image).save(folder / f'{image}.png')
+        (folder / 'labels.csv').write_text('name,mos\n' + ''.join(f'{image}.png,{image}\n' for image in range(3)))
+    out = tmp_path / 'out'
+    words = '-m', 'entropy', '--out', out, '-d'
+    assert run(*words, tmp_path / 'a' / 'labels.csv').exit_code == 0
+    before = (out / 'scores.csv').read_bytes()
+    result = run(*words, tmp_path / 'b' / 'labels.csv')
+    assert result.exit_code == 2 and "data set 'labels' without any of these images" in result.stderr, result.output
+    assert (out / 'scores.csv').read_bytes() == before
+    (tmp_path / 'a' / 'labels.csv').write_text('name,mos\n0.png,9\n1.png,8\n')
+    assert run(*words, tmp_path / 'a' / 'labels.csv').exit_code == 0
+    assert pd.read_csv(out / 'scores.csv')['mos'].tolist() == [9, 8]
 
 
 def test_a_folder_with_another_database_is_refused(page, tmp_path):

@@ -519,7 +519,7 @@ def test_another_score_another_view_and_another_name_are_found(whole, tmp_path):
         path = tmp_path / f'{place}' / 'scores.sqlite'
         path.parent.mkdir()
         path.write_bytes(content[:place] + after + content[place + len(before) :])
-        with pytest.raises(StoreError, match='move it away'):
+        with pytest.raises(StoreError, match='because it is damaged'):
             Store(path)
 
 

@@ -1,11 +1,15 @@
 import copy
 import hashlib
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 import statistics
 
 import pytest
 import torch
+import yaml
 from filelock import FileLock
 from PIL import Image
 from typer.testing import CliRunner
@@ -118,6 +122,47 @@ def test_a_fold_that_another_process_is_at_comes_last_and_is_not_run_twice(run, 
     run_protocol(fitted_options, kind='prompt', folds=['1', '2'], root=tmp_path, output=output, report=lines.append)
     assert asked == ['tiny_prompt_2'] and json.loads(output.read_text()) == results
     assert 'another process is at it' in lines[0] and lines[-1] == f'fold 1: in {output} already.'
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs processes that inherit what is replaced here')
+def test_a_killed_command_keeps_its_folds_and_two_at_once_share_the_others(run, fitted_options, tmp_path, monkeypatch):
+    """The real command, killed in its third fold; then twice at the same time."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'tiny.yml').write_text(yaml.safe_dump(fitted_options))
+    output, begun, train = tmp_path / 'results.json', tmp_path / 'begun', protocol.train
+    begun.touch()
+
+    def command():
+        result = CliRunner().invoke(app, ['protocol', 'tiny.yml', '--folds', '1-4', '--output', 'results.json'])
+        (tmp_path / f'{os.getpid()}.txt').write_text(result.output)
+        os._exit(result.exit_code)
+
+    def counted(options, **keywords):
+        with begun.open('a') as file:
+            file.write(f'{options["name"]}\n')
+        best = train(options, **keywords)
+        if begun.read_text().split() == ['tiny_prompt_1', 'tiny_prompt_2', 'tiny_prompt_3']:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return best
+
+    monkeypatch.setattr(protocol, 'train', counted)
+    ends = []
+    for number in (1, 2):
+        processes = [multiprocessing.get_context('fork').Process(target=command) for _ in range(number)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+            ends.append(process.exitcode)
+        ends.append(json.loads(output.read_text())['folds'])
+    killed, kept, one, two, folds = ends
+    assert (killed, one, two) == (-signal.SIGKILL, 0, 0), [path.read_text() for path in tmp_path.glob('*.txt')]
+    assert list(kept) == ['1', '2'] and list(folds) == ['1', '2', '3', '4']
+    assert kept.items() <= folds.items(), 'a fold was lost or run again'
+    assert sorted(begun.read_text().split()[3:]) == ['tiny_prompt_3', 'tiny_prompt_4']
+    first = json.loads((run[0] / 'results.json').read_text())['folds']
+    assert {fold: numbers['test'] for fold, numbers in kept.items()} == {fold: first[fold]['test'] for fold in ('1', '2')}
+    assert not list(tmp_path.glob('.*.part'))
 
 
 def test_a_protocol_of_several_processes_of_one_training_is_refused(fitted_options, tmp_path, monkeypatch):

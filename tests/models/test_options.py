@@ -465,6 +465,7 @@ def test_a_file_is_merged_with_its_base_section_by_section_and_may_leave_keys_of
     ('text', 'words'),
     [
         ('_base_: gone.yml', '_base_: there is no file'),
+        ('_base_: ~no such user/gone.yml', '~no such user/gone.yml.'),
         ('_base_: 3', '_base_ is 3, not the name of a file'),
         ('_base_: a.yml', '_base_ leads back to'),
         ('_base_: other.yml', '_base_ leads back to'),
@@ -615,6 +616,7 @@ def test_a_training_whose_data_and_weights_are_there_passes_and_leaves_no_trace(
         ('datasets.train.score_column=moss', 'datasets.train: .*moss'),
         ('network.backbone=vit_tny', "network: .*'vit_tny'"),
         ('network.backbone_weights=gone.pth', 'network: backbone_weights: there is no file gone.pth'),
+        ('network.backbone_weights=~no such user/gone.pth', 'network: backbone_weights: there is no file ~no such user'),
         ('network.injection_options.heads=7', 'network: embed_dim must be divisible'),
         ('network.injection=none', "network: guide 'saliency' .* injection 'none'"),
         (

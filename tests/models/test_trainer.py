@@ -204,6 +204,30 @@ def test_a_full_disk_stops_with_one_sentence_and_keeps_the_last_state(tiny_optio
     assert latest_training_state(states(tmp_path))['iteration'] == 2
 
 
+@pytest.mark.parametrize('use_tb_logger', [False, True])
+def test_where_no_file_can_grow_the_last_state_is_kept_and_the_log_has_one_sentence(
+    use_tb_logger, tiny_options, tmp_path, at, monkeypatch, capsys
+):
+    """A real limit, in place of a full disk, under the log, TensorBoard and the states alike."""
+    resource = pytest.importorskip('resource')
+    tiny_options['val']['val_freq'] = 2
+    tiny_options['logger'] |= {'print_freq': 1, 'use_tb_logger': use_tb_logger}
+    excepthook, (limit, most) = threading.excepthook, resource.getrlimit(resource.RLIMIT_FSIZE)
+    at(3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, most)))
+    try:
+        with pytest.raises(
+            TrainingError, match=r'stopped at iteration [34] of 14: .*File too large; --resume goes on .*2.state'
+        ):
+            train(tiny_options, root=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    messages = capsys.readouterr().err
+    assert messages.count(".log' lacks messages from here on: File too large.") == 1
+    assert 'Traceback' not in messages and 'Logging error' not in messages
+    assert threading.excepthook is excepthook
+    assert latest_training_state(states(tmp_path))['iteration'] == 2
+
+
 def test_a_loss_that_is_not_finite_stops_with_one_sentence(tiny_options, tmp_path, monkeypatch):
     feed = training.AlignIQAModel.feed_data
 

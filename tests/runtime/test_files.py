@@ -2,10 +2,11 @@
 
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 
-from align_iqa_plugin.runtime.files import file_digest, read_bytes
+from align_iqa_plugin.runtime.files import expand_home, file_digest, read_bytes
 
 POSIX = pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='has no pipes in folders')
 
@@ -33,3 +34,8 @@ def test_a_hash_is_that_of_the_whole_file(tmp_path):
     content = os.urandom(2**20 + 5)
     (tmp_path / 'file').write_bytes(content)
     assert file_digest(tmp_path / 'file') == hashlib.sha256(content).hexdigest()
+
+
+def test_a_home_folder_is_found_and_one_of_nobody_stays_as_it_is_written():
+    assert expand_home('~/pictures') == Path.home() / 'pictures'
+    assert expand_home('~nobody of this name/a.pth') == Path('~nobody of this name/a.pth')
