@@ -61,7 +61,9 @@ def register_models() -> None:
 
 
 def register_reader() -> None:
-    """Have pyiqa read the files for our metrics by `align_iqa_plugin.read_image`; for other metrics it reads as before.
+    """Have pyiqa read the files for our metrics by `align_iqa_plugin.read_image`, and state the range of their own weights.
+
+    Other metrics are as before.
 
     pyiqa hands only tensors to a network, and makes them by Pillow's `convert('RGB')` alone: 16-bit grey is clipped at 255,
     transparent parts show the colours that lie under them, and EXIF turns nothing. Tensors in half precision are cast, since
@@ -87,6 +89,15 @@ def register_reader() -> None:
         return read_as_pyiqa(model, image)
 
     InferenceModel._to_batched_tensor = _to_batched_tensor
+    create = InferenceModel.__init__
+
+    @functools.wraps(create)
+    def __init__(model, metric_name, *arguments, **options):
+        create(model, metric_name, *arguments, **options)
+        if metric_name in CONFIGS and getattr(model.net, 'score_range', None):
+            model.score_range = '~{:g}, ~{:g}'.format(*model.net.score_range)
+
+    InferenceModel.__init__ = __init__
 
 
 def register_releases() -> None:

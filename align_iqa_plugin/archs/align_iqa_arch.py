@@ -61,6 +61,7 @@ class AlignIQA(nn.Module):
 
     Attributes:
         config: the keywords that decide about shapes, defaults filled in; a checkpoint fits a network of the same ones.
+        score_range: lowest and highest rating that the head was fitted to, None where it is not known; saved with the weights.
         is_trained: set it when you have trained or fitted the network: it scores only then. It is part of `state_dict()`.
 
     Raises:
@@ -128,6 +129,7 @@ class AlignIQA(nn.Module):
         self.config['aggregation_options'] = options
         self.head, options = build_part('head', head, head_options, width=self.msfa.width, targets=targets)
         self.config['head_options'] = options
+        self.score_range: tuple[float, float] | None = None
         self.register_buffer('trained', torch.tensor(False))
 
     def forward(

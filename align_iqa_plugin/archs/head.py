@@ -99,6 +99,16 @@ class LinearHead(nn.Module):
         self.bias.copy_(bias)
         return left_out
 
+    def kernel(self, vectors: Float[Tensor, 'b d'], others: Float[Tensor, 'c d']) -> Float[Tensor, 'b c']:
+        """How alike the head finds images, from their vectors; an image and itself about 1."""
+        return self.standardise(vectors.double()) @ self.standardise(others.double()).T / len(self.mean)
+
+    @torch.no_grad()
+    def correct(self, vectors: Float[Tensor, 'n d'], coefficients: Float[Tensor, ' n'], *, slope: float, offset: float) -> None:
+        """Score as before times a slope plus an offset, plus the sum of coefficients times the kernel to some vectors."""
+        self.weight.mul_(slope).add_((self.standardise(vectors.double()).T @ coefficients / len(self.mean))[:, None])
+        self.bias.mul_(slope).add_(offset)
+
     def _gram(self, points: Tensor, rated: int, spread: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | float]:
         """The kernel between points, and the weight of its linear part.
 
@@ -151,7 +161,8 @@ class KernelHead(LinearHead):
         exact = torch.float32 if vector.device.type == 'mps' else torch.float64  # Apple's GPUs have no float64
         with torch.autocast(vector.device.type, enabled=False):
             x = self.standardise(vector.to(exact))
-            rbf_term = self._rbf(x @ self.projection.to(exact)) @ self.coefficients.to(exact)
+            support_vectors = self.support_vectors.to(exact)
+            rbf_term = self._rbf(x @ self.projection.to(exact), support_vectors) @ self.coefficients.to(exact)
             return (rbf_term + x @ self.weight.to(exact) + self.bias).float()
 
     def _gram(self, points: Tensor, rated: int, spread: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | float]:
@@ -167,16 +178,28 @@ class KernelHead(LinearHead):
         fitted = self.support_vectors[:rated]
         self.scale.copy_(2 * self.gamma / torch.cdist(fitted, fitted).square().mean())
         linear = self.linear / gram.diagonal()[:rated].mean()
-        return self._rbf(self.support_vectors.double()) + linear * gram, linear
+        components = self.support_vectors.double()
+        return self._rbf(components, components) + linear * gram, linear
 
     def _keep(self, coefficients: Tensor) -> None:
         self.coefficients = coefficients
 
-    def _rbf(self, components: Float[Tensor, 'b c']) -> Float[Tensor, 'b n']:
-        support_vectors = self.support_vectors.to(components.dtype)
-        squares = (
-            components.square().sum(1, keepdim=True) + support_vectors.square().sum(1) - 2 * components @ support_vectors.T
-        )
+    def kernel(self, vectors: Float[Tensor, 'b d'], others: Float[Tensor, 'c d']) -> Float[Tensor, 'b c']:
+        """As of `LinearHead`: the sum of the RBF kernel and the linear one; an image and itself about 1 + `linear`."""
+        components = (self.standardise(each.double()) @ self.projection.double() for each in (vectors, others))
+        return self._rbf(*components) + self.linear * super().kernel(vectors, others)
+
+    @torch.no_grad()
+    def correct(self, vectors: Float[Tensor, 'n d'], coefficients: Float[Tensor, ' n'], *, slope: float, offset: float) -> None:
+        """As of `LinearHead`; the vectors become support vectors."""
+        super().correct(vectors, self.linear * coefficients, slope=slope, offset=offset)
+        added = self.standardise(vectors) @ self.projection
+        self.support_vectors = torch.cat([self.support_vectors, added.to(self.support_vectors.dtype)])
+        weights = [slope * self.coefficients, coefficients[:, None].to(self.coefficients.dtype)]
+        self.coefficients = torch.cat(weights)
+
+    def _rbf(self, components: Float[Tensor, 'b c'], others: Float[Tensor, 'n c']) -> Float[Tensor, 'b n']:
+        squares = components.square().sum(1, keepdim=True) + others.square().sum(1) - 2 * components @ others.T
         return torch.exp(-self.scale * squares.clamp_min(0))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
@@ -210,6 +233,13 @@ class MLPHead(KernelHead):
     def forward(self, vector: Float[Tensor, 'b d']) -> Float[Tensor, 'b k']:
         """A score for each target, in the unit of its MOS, higher is better."""
         return super().forward(vector) + self.mlp(self.standardise(vector))
+
+    @torch.no_grad()
+    def correct(self, vectors: Float[Tensor, 'n d'], coefficients: Float[Tensor, ' n'], *, slope: float, offset: float) -> None:
+        """As of `KernelHead`."""
+        super().correct(vectors, coefficients, slope=slope, offset=offset)
+        for parameter in self.mlp[-1].parameters():
+            parameter.mul_(slope)
 
 
 HEADS: dict[str, type[LinearHead]] = {'kernel': KernelHead, 'linear': LinearHead, 'mlp': MLPHead}

@@ -110,6 +110,7 @@ def load_checkpoint(network: AlignIQA, state: Mapping[str, Tensor], name: str) -
     except ValueError as error:
         raise ValueError(f'{name}: {error}') from error
     network.is_trained = saved is None or saved['trained']
+    network.score_range = None if saved is None else _score_range(saved)
 
 
 def read_network(path: str | Path, key: str) -> dict[str, Any]:
@@ -177,6 +178,8 @@ def _metadata(network: AlignIQA, digests: Mapping[str, str] | None = None) -> Te
         'normalisation': _normalisation(network),
         'frozen': dict(frozen_digests(network) if digests is None else digests),
     }
+    if network.score_range is not None:
+        content['score_range'] = network.score_range
     return torch.tensor(list(json.dumps(content, sort_keys=True).encode()), dtype=torch.uint8)
 
 
@@ -190,6 +193,13 @@ def _parse(data: Tensor) -> dict[str, Any]:
     if not isinstance(saved, dict) or not all(isinstance(saved.get(key), kind) for key, kind in kinds.items()):
         raise ValueError('its metadata, which states the network that it belongs to, cannot be read.')
     return saved
+
+
+def _score_range(saved: Mapping[str, Any]) -> tuple[float, float] | None:
+    match saved.get('score_range'):
+        case [int() | float() as low, int() | float() as high]:
+            return low, high
+    return None
 
 
 def _normalisation(network: AlignIQA) -> list[list[float]]:

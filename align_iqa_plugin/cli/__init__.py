@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from align_iqa_plugin import __version__
-from align_iqa_plugin.cli import bench, compare, data, evaluate, export, protocol, score, train
+from align_iqa_plugin.cli import bench, compare, data, evaluate, export, fit, protocol, score, train
 from align_iqa_plugin.cli.outputs import show_any_character
 
 app = typer.Typer(
@@ -37,6 +37,7 @@ def main(
 app.command()(score.score)
 app.add_typer(data.commands, name='data')
 app.command()(train.train)
+app.command()(fit.fit)
 app.command()(protocol.protocol)
 app.command()(protocol.results)
 app.command()(evaluate.evaluate)

@@ -1,7 +1,6 @@
 """`align-iqa export`: a checkpoint as one file that needs no other weights and no training file."""
 
 import hashlib
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -43,35 +42,15 @@ def export(
     if not network.is_trained:
         fail('export', f"'{checkpoint}' has no trained weights.")
 
-    from safetensors.torch import save
-
-    from align_iqa_plugin.archs.pretrained import full_state
+    from align_iqa_plugin.archs.exported import exported
     from align_iqa_plugin.runtime.atomic import atomic_write
 
-    metadata = {
-        'format': 'pt',
-        'network': json.dumps(_network(network, recorded | given), sort_keys=True),
-        'provenance': json.dumps(_provenance(checkpoint, option), sort_keys=True),
-    }
     try:
-        # not save_file, which writes into a file of another name first, and leaves it behind where it is killed
-        atomic_write(output, save({name: tensor.contiguous() for name, tensor in full_state(network).items()}, metadata))
+        atomic_write(output, exported(network, recorded | given, _provenance(checkpoint, option)))
     except OSError as error:
         stop('export', 1, error)
     size, before = (path.stat().st_size / 1e6 for path in (output, checkpoint))
     typer.echo(f'{output}: {size:.1f} MB, all that is needed to score (the checkpoint has {before:.1f} MB).')
-
-
-def _network(network, given: dict) -> dict:
-    """The keywords that build the network again from nothing but the file."""
-    tag = network.backbone.vit.pretrained_cfg['tag']  # the mean and deviation that normalise images depend on it
-    keywords = network.config | {'backbone_weights': 'random'}
-    keywords['backbone'] += f'.{tag}' if tag else ''
-    if given.get('guide_options'):
-        keywords['guide_options'] = given['guide_options']
-    if hasattr(network.guide, 'vlm'):  # its weights are in the file
-        keywords['guide_options'] = keywords.get('guide_options', {}) | {'vlm_weights': 'random'}
-    return keywords
 
 
 def _provenance(checkpoint: Path, option: Path | None) -> dict:

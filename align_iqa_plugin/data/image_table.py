@@ -42,13 +42,14 @@ def read_image_table(source: str) -> tuple[list[TableImage], list[str]]:
         if prompt is not None and not prompt.strip():
             problems.append((number, 'the prompt is empty; fill it in, or leave out the column.'))
         columns = {name: cells[position] for name, position in further.items()}
-        rows.append(TableImage(_in_folder(folder, image.strip()), prompt, columns))
+        rows.append(TableImage(in_folder(folder, image.strip()), prompt, columns))
     if problems:
         raise TableError(list_problems(source, problems))
     return rows, left_out
 
 
-def _in_folder(folder: str, image: str) -> str:
+def in_folder(folder: str, image: str) -> str:
+    """Path or URI of an image that a table in a folder names."""
     if is_uri(image) or os.path.isabs(image):
         return image
     if is_uri(folder):
