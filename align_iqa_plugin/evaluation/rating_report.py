@@ -136,11 +136,10 @@ def draw_report(path: Path, problem: RatingProblem, predicted: Tensor, curve: di
     spread = [1.96 * np.std(change) / len(change) ** 0.5 for change in changes]
     left.errorbar(sizes, means, yerr=spread, marker='o', capsize=3, color='C0')
     left.axhline(means[0], color='0.6', linestyle='--', label='before the fit')
-    left.set(
-        xscale='symlog', xlim=(-0.5, None), xlabel='ratings', ylabel='SRCC' if problem.second is None else 'pairs in order'
-    )
+    left.set(xscale='symlog', xlim=(-0.5, 1.3 * sizes[-1]), xlabel='ratings')
+    left.set_ylabel('SRCC' if problem.second is None else 'pairs in order')
     left.set_xticks(sizes, [str(size) for size in sizes])
-    left.set_title('BeforeAndAfter on images left out')
+    left.set_title('Ratings that were left out')
     left.legend(frameon=False)
     if problem.second is None:
         scores, ratings = _by_image(problem, predicted), _by_image(problem, problem.values)
