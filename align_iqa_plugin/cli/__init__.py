@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from align_iqa_plugin import __version__
-from align_iqa_plugin.cli import bench, compare, data, evaluate, export, fit, protocol, score, train
+from align_iqa_plugin.cli import bench, compare, data, doctor, evaluate, export, fit, protocol, score, train
 from align_iqa_plugin.cli.outputs import show_any_character
 
 app = typer.Typer(
@@ -44,3 +44,4 @@ app.command()(evaluate.evaluate)
 app.command(cls=compare.ManyValues)(compare.compare)
 app.command()(export.export)
 app.command()(bench.bench)
+app.command()(doctor.doctor)
