@@ -10,6 +10,8 @@ from pathlib import Path
 
 import typer
 
+from align_iqa_plugin.runtime.files import expand_home
+
 PACKAGES = ('pyiqa', 'torch', 'torchvision', 'timm', 'open_clip_torch', 'pillow', 'numpy', 'scipy', 'pandas', 'safetensors')
 EXTRAS = ('ray', 'pillow-heif', 'pillow-jxl-plugin')
 
@@ -112,7 +114,7 @@ def _weights() -> dict[str, str]:
 
 
 def _cache(folder: Path) -> str:
-    folder = Path(os.path.expanduser(folder))
+    folder = expand_home(folder)
     if not folder.is_dir():
         return f'{folder}: none yet'
     sizes = [entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()]
