@@ -30,6 +30,11 @@ ROOT = Path(__file__).resolve().parents[1]
 LONGEST = ('test_packaged_model.py', 'test_ray_workers.py', 'test_process_group.py', 'test_train.py')
 
 
+def pytest_xdist_auto_num_workers():
+    """With -n auto, one more than there are cores, since some tests wait: for processes, locks and slow answers."""
+    return (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items):
     """The files that take longest begin, so that processes which share the files end together."""
     items.sort(key=lambda item: item.path.name not in LONGEST)

@@ -26,7 +26,7 @@ def fitted(gram, prior, found):
 
 
 @given(seed=st.integers(0, 99), noise=st.sampled_from(gaussian_process.NOISE))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_what_is_left_out_is_predicted_as_by_a_fit_without_it(seed, noise):
     gram, prior, ratings = drawn(seed)
     groups = torch.arange(24) // 3

@@ -21,7 +21,7 @@ def consistent(monkeypatch):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Without a new Python, which takes seconds."""
+    """Without a new Python, which takes seconds (test_autoload.py has them)."""
     monkeypatch.setattr(
         doctor.subprocess, 'run', lambda command, **options: subprocess.CompletedProcess(command, 0, 'True\n', '')
     )
@@ -31,7 +31,7 @@ def run():
     return CliRunner().invoke(app, ['doctor'])
 
 
-def test_a_sound_installation_fits_on_a_screen_and_names_what_matters():
+def test_a_sound_installation_fits_on_a_screen_and_names_what_matters(quick):
     result = run()
     assert result.exit_code == 0, result.output
     assert len(result.stdout.splitlines()) < 24 and 'PROBLEM' not in result.stdout
