@@ -27,12 +27,7 @@ sys.dont_write_bytecode = False
 ROOT = Path(__file__).resolve().parents[1]
 
 
-LONGEST = ('test_packaged_model.py', 'test_ray_workers.py', 'test_process_group.py', 'test_train.py')
-
-
-def pytest_xdist_auto_num_workers():
-    """With -n auto, one more than there are cores, since some tests wait: for processes, locks and slow answers."""
-    return (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1) + 1
+LONGEST = ('test_packaged_model.py', 'test_ray_workers.py', 'test_process_group.py', 'test_compare.py', 'test_trainer.py')
 
 
 def pytest_collection_modifyitems(items):

@@ -114,8 +114,8 @@ class Workers:
             RayError: a worker cannot make the model, the model raised an error, or Ray failed.
         """
         waiting = dict(enumerate(rows))
-        # Rows that did not come back together are tried alone, so that only the one that kills its workers is given up.
-        for size in (max(1, min(batch_size, len(rows) // (4 * self.number))), 1):
+        # rows that did not come back together are tried alone, so that only the one that kills its workers is given up
+        for size in dict.fromkeys((max(1, min(batch_size, len(rows) // (4 * self.number))), 1)):
             if waiting:
                 for results in self._stream(model, arguments, waiting, size):
                     # when a machine dies, Ray may compute again what has come already
@@ -173,7 +173,7 @@ class _Worker:
         numbers, rows = zip(*map(json.loads, batch['row']), strict=True)
         results = []
         with _attempt(f'{self._run} {numbers[0]} {len(numbers)}') as attempt:
-            if self._problem is None and attempt <= ATTEMPTS:
+            if self._problem is None and attempt <= (ATTEMPTS if len(rows) == 1 else 1):
                 try:
                     results = list(zip(numbers, self._model(list(rows)), strict=True))
                 except Exception as error:

@@ -219,13 +219,10 @@ def killed_and_whole(root, options, kills, *, total):
     return end_state(folder, total), end_state(root / 'whole', total)
 
 
-def test_a_run_that_is_terminated_ends_as_one_that_is_not(tiny_options, tmp_path, differences):
-    assert differences(*killed_and_whole(tmp_path, tiny_options, [signal.SIGTERM], total=48)) == []
-
-
 @pytest.mark.slow
-def test_a_run_that_is_killed_many_times_ends_as_one_that_is_not(tiny_options, tmp_path, differences):
-    assert differences(*killed_and_whole(tmp_path, tiny_options, [signal.SIGKILL] * 7, total=400)) == []
+def test_a_run_that_is_terminated_and_killed_many_times_ends_as_one_that_is_not(tiny_options, tmp_path, differences):
+    kills = [signal.SIGTERM, *[signal.SIGKILL] * 6]
+    assert differences(*killed_and_whole(tmp_path, tiny_options, kills, total=400)) == []
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(work, monkeypatch):
