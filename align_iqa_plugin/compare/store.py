@@ -123,7 +123,9 @@ class Store:
                     ) from error
                 problem.pop_all()
         except sqlite3.Error as error:
-            raise StoreError(f"'{self.path}' cannot be used as the database of the scores: {error}.") from error
+            raise StoreError(
+                f"'{self.path}' cannot be used as the database of the scores: {error}. Move it away, or choose another folder."
+            ) from error
         except Timeout as error:
             raise StoreError(f"'{self.path}' is held by another process for more than {BUSY_SECONDS} s.") from error
         except OSError as error:
