@@ -59,7 +59,7 @@ def correlations_of(problem: RatingProblem, predicted: Tensor) -> dict[str, Befo
         decided = problem.values != 0
         values, groups = problem.values[decided].numpy(), problem.groups[decided].numpy()
         right = [((scores[decided].numpy() > 0) == (values > 0)).astype(float) for scores in (before, predicted)]
-        return {'pairs in order': _resampled(lambda scores, prompts, draws: _mean(scores, prompts, draws), right, groups)}
+        return {'pairs in order': _resampled(_mean, right, groups)}
     images = [_by_image(problem, each).numpy() for each in (before, predicted, problem.values)]
     groups = problem.image_groups.numpy()
     found = {}
@@ -99,7 +99,7 @@ def learning_curve(
 
 
 def reliability(problem: RatingProblem) -> tuple[str, float] | None:
-    """What speaks of ratings that contradict each other, and how much they agree, 0 to 1; None where none is repeated."""
+    """What was rated more than once, and how well those ratings agree, 0 to 1; None where nothing was."""
     if problem.second is not None:
         decided = [
             (min(a, b), max(a, b), value if a < b else -value)
