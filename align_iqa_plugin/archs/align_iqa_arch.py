@@ -12,8 +12,7 @@ The figure of the paper, one module a box::
 
 From the paper: the plain ViT, guidance tokens injected into it (CGI), the aggregation of its stages (MSFA), the alternatives in
 the appendix' tables 1 to 4. Ours, where the appendix is silent: the equations of the parts (see their modules), the frozen
-backbone, the head, the input size. Ours too: nothing is injected by default, since guidance that is trained on AGIQA-3K alone
-was not found to help (docs/results.md).
+backbone, the head, the input size.
 
 Weights come from and go to files in `pretrained.py`; pyiqa builds networks by `pretrained.create_align_iqa`.
 """
@@ -82,11 +81,11 @@ class AlignIQA(nn.Module):
         freeze_backbone: bool = True,
         input_size: int = 224,
         stages: int = 4,
-        guide: str = 'none',
+        guide: str = 'saliency',
         guide_options: dict[str, Any] | None = None,
-        injection: str = 'none',
+        injection: str = 'cgi',
         injection_options: dict[str, Any] | None = None,
-        aggregation: str = 'stage_pool',
+        aggregation: str = 'msfa',
         aggregation_options: dict[str, Any] | None = None,
         head: str = 'kernel',
         head_options: dict[str, Any] | None = None,

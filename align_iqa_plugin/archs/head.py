@@ -7,7 +7,6 @@ from being distorted while a head is still random (Kumar et al., "Fine-Tuning ca
 Out-of-Distribution", ICLR 2022).
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,18 +15,10 @@ from torch import Tensor, nn
 
 from align_iqa_plugin.archs.ridge import OrderedPairs, dual_ridge
 
-PRIOR_SCALE = 20.0
-"""Standard deviation of the prior's score among the standardised features, whose own is 1."""
-
 
 class LinearHead(nn.Module):
-    """`head: linear`: a linear map of standardised features, set by `fit` and never trained: all of it is buffers.
+    """`head: linear`: a linear map of standardised features, set by `fit` and never trained: all of it is buffers."""
 
-    Attributes:
-        prior: (width,), the weights of a score that was learned on other data; `fit` reads it as one more feature. Zero: none.
-    """
-
-    prior: Tensor
     mean: Tensor
     std: Tensor
     weight: Tensor
@@ -35,7 +26,6 @@ class LinearHead(nn.Module):
 
     def __init__(self, *, width: int, targets: int = 1):
         super().__init__()
-        self.register_buffer('prior', torch.zeros(width))
         self.register_buffer('mean', torch.zeros(width))
         self.register_buffer('std', torch.ones(width))
         self.register_buffer('weight', torch.zeros(width, targets))
@@ -80,22 +70,13 @@ class LinearHead(nn.Module):
         """
         self.mean.copy_(vectors.mean(0))
         self.std.copy_(vectors.std(0).clamp_min(1e-6))
-        # what the kernel reads is linear in the standardised vector: some of its entries, and the prior's score
         x = self.standardise(vectors if pairs is None else torch.cat([vectors, pairs.copies]))
-        points, prior = x[:, columns], self.prior * self.std
-        if prior.any():
-            prior *= PRIOR_SCALE / (x[: len(vectors)] @ prior).std()
-            points = torch.cat([points, (x @ prior)[:, None]], 1)
-
-        def spread(weights: Tensor) -> Tensor:
-            full = weights.new_zeros(len(prior), weights.shape[1])
-            full[columns] = weights[: full[columns].shape[0]]
-            return full + prior[:, None].to(weights.dtype) * weights[-1] if prior.any() else full
-
-        gram, linear = self._gram(points, len(vectors), spread)
+        points = torch.zeros_like(x)
+        points[:, columns] = x[:, columns]
+        gram, linear = self._gram(points, len(vectors))
         coefficients, bias, left_out = dual_ridge(gram, scores, alpha=alpha, folds=folds, mask=mask, pairs=pairs)
         self._keep(coefficients)
-        self.weight.copy_(spread(linear * (points.T.double() @ coefficients.double())))
+        self.weight.copy_(linear * (points.T.double() @ coefficients.double()))
         self.bias.copy_(bias)
         return left_out
 
@@ -109,22 +90,17 @@ class LinearHead(nn.Module):
         self.weight.mul_(slope).add_((self.standardise(vectors.double()).T @ coefficients / len(self.mean))[:, None])
         self.bias.mul_(slope).add_(offset)
 
-    def _gram(self, points: Tensor, rated: int, spread: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | float]:
+    def _gram(self, points: Tensor, rated: int) -> tuple[Tensor, Tensor | float]:
         """The kernel between points, and the weight of its linear part.
 
         Args:
-            points: (m, r), what the kernel reads of the vectors; the first `rated` ones set its scale.
-            spread: gives weights (width, c) of the standardised vector for weights (r, c) of a point.
+            points: (m, d), standardised vectors; the first `rated` ones set the kernel's scale.
         """
         points = points.double()
         return points @ points.T, 1.0
 
     def _keep(self, coefficients: Tensor) -> None:
         """Keep what the kernel needs beside its linear part."""
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        state_dict.setdefault(f'{prefix}prior', torch.zeros_like(self.prior))  # files before version 0.5.0 have none
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class KernelHead(LinearHead):
@@ -165,7 +141,7 @@ class KernelHead(LinearHead):
             rbf_term = self._rbf(x @ self.projection.to(exact), support_vectors) @ self.coefficients.to(exact)
             return (rbf_term + x @ self.weight.to(exact) + self.bias).float()
 
-    def _gram(self, points: Tensor, rated: int, spread: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | float]:
+    def _gram(self, points: Tensor, rated: int) -> tuple[Tensor, Tensor | float]:
         """`alpha` is added to the diagonal of the kernels' sum, which is 1 + `linear` on average."""
         gram = (points @ points.T).double()
         # the dual form: fewer images than features
@@ -173,7 +149,7 @@ class KernelHead(LinearHead):
         kept = min(self.projection.shape[1], int((variances > variances[-1] * 1e-6).sum()))
         directions = points[:rated].T @ (directions[:, -kept:] / variances[-kept:].sqrt()).to(points.dtype)
         self.projection.zero_()
-        self.projection[:, :kept] = spread(directions)
+        self.projection[:, :kept] = directions
         self.support_vectors = points @ nn.functional.pad(directions, (0, self.projection.shape[1] - kept))
         fitted = self.support_vectors[:rated]
         self.scale.copy_(2 * self.gamma / torch.cdist(fitted, fitted).square().mean())

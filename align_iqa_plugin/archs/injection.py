@@ -87,7 +87,7 @@ class CGI(Injection):
         width: d, the width of the ViT's tokens.
         guidance_width: e, the width of the guidance tokens.
         depth: number of blocks of the ViT.
-        blocks: the blocks that guidance is injected before. By default the last one (ours: the paper does not say which).
+        blocks: the blocks that guidance is injected before. By default the last three (ours: the paper does not say which).
         bottleneck: width inside a layer.
         heads: attention heads inside a layer, after LoDa (4).
     """
@@ -98,7 +98,7 @@ class CGI(Injection):
         width: int,
         guidance_width: int,
         depth: int,
-        blocks: Sequence[int] = (-1,),
+        blocks: Sequence[int] = (-3, -2, -1),
         bottleneck: int = 128,
         heads: int = 4,
     ):

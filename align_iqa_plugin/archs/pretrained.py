@@ -296,7 +296,7 @@ def _from_0_3(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _network_from_0_3(network: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    network = dict(network)
+    network = {'guide': 'none', 'injection': 'none', **network}  # the defaults of that version
     aggregation = network.get('aggregation', 'msfa')
     if aggregation in ('none', 'last_map'):
         network['stages'] = 1

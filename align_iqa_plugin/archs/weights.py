@@ -24,13 +24,14 @@ def read_weights(path: str | Path, key: str) -> dict[str, Tensor]:
 
     Args:
         path: the file; in a PyTorch file, the tensors may stand under ``params`` (pyiqa), ``state_dict`` or ``model``.
+            'packaged' is the model that the package carries.
         key: the option that names it, for the error.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, holds more than tensors, or would take more memory than a file of its size.
     """
-    path = expand_home(path)
+    path = PACKAGED_MODEL_FILE if path == 'packaged' else expand_home(path)
     if not path.is_file():
         raise FileNotFoundError(f'{key}: there is no file {path}.')
     try:

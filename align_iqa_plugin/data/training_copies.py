@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from align_iqa_plugin.data.degradations import BLANKS, CHANGES, LEVELS, blank, degrade
 
 LOST = (0.05, 0.15, 0.3, 0.45)
-"""What a degraded copy loses at levels 1 to 4: the share of what its image scores above the worst. Ours."""
+"""What a degraded copy loses at levels 1 to 4: the share of what its image scores above the worst (models/fit.py). Ours."""
 
 UNMOVED = ('flip', 'crop 4', 'WebP 85')
 """The changes whose copies score as their image does."""

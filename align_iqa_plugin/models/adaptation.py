@@ -73,8 +73,3 @@ class Adaptation:
         if 'copy' not in batch:
             return scores[:, None], None
         return scores[:, None], scores - self.heads(self.features(batch, 'copy'), folds)
-
-    @torch.no_grad()
-    def hand_over(self) -> None:
-        """Leave the network the score that was learned, for heads that are fitted to other data: `LinearHead.prior`."""
-        self.network.head.prior.copy_(self.heads.prior())

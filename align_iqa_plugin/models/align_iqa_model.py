@@ -286,8 +286,6 @@ class AlignIQAModel(GeneralIQAModel):
         suffix = {None: '', -1: '_latest'}.get(current_iter, f'_{current_iter}')
         path = Path(self.opt['path']['models']) / f'{net_label}{suffix}.pth'
         with self.average.applied() if self.average else nullcontext():
-            if self.adaptation:
-                self.adaptation.hand_over()
             state = checkpoint_state(net, self.frozen)
             atomic_write(path, serialize({param_key: {key: tensor.detach().cpu() for key, tensor in state.items()}}))
 
@@ -377,6 +375,8 @@ class AlignIQAModel(GeneralIQAModel):
             forward=forward,
             order_share=train_opt.get('order_share') or 0.0,
             order_weight=train_opt.get('order_weight', 1.0),
+            # a head that is fitted before the training must not read features that the training changes
+            columns=slice(self.net.msfa.pooled_width) if self.trained and forward is None else slice(None),
         )
         get_root_logger().info(
             f'The head is fitted to {fit.images} images by ridge regression, alpha {alpha}: RMSE {fit.rmse:.4f} on them, '

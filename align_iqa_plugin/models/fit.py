@@ -91,6 +91,7 @@ def fit_head(
     forward: Forward | None = None,
     order_share: float = 0.0,
     order_weight: float = 1.0,
+    columns: slice = slice(None),
 ) -> Fit:
     """Fit the head of a network to a dataset, `LinearHead.fit`; all processes of a training take part.
 
@@ -102,6 +103,7 @@ def fit_head(
         forward: as of `features_of`.
         order_share: the share of the images whose `Copies` are fitted too: how far below its image each should score.
         order_weight: of a copy's squared error, relative to that of a score.
+        columns: as of `LinearHead.fit`.
 
     Raises:
         ValueError: too few scores.
@@ -120,7 +122,7 @@ def fit_head(
         rated.targets,
         alpha=alpha,
         folds=rated.folds.tolist(),
-        columns=slice(network.msfa.pooled_width),
+        columns=columns,
         mask=rated.mask,
         pairs=pairs,
     )
@@ -141,20 +143,26 @@ def _copies(dataset: BaseIQADataset, share: float) -> Copies:
 
 
 def _margins(copies: Copies, rated: Rated) -> Tensor:
-    """How far each copy should score below its image, (p, k); nothing is known of scores other than the main one."""
+    """How far each copy should score below its image, (p, k); nothing is known of scores other than the main one.
+
+    A picture of nothing gets the worst score. A degraded copy loses its share of the distance to one standard deviation of the
+    scores below that, so that a degraded copy of a bad picture is still seen to be worse.
+    """
     opt, device = copies.opt, rated.targets.device
     rows = [copy.image for copy in copies.copies]
     lost = torch.tensor([copy.lost for copy in copies.copies], device=device)
     scores, present = rated.targets[:, 0], rated.mask[:, 0]
     lower_better, limits = bool(opt.get('lower_better')), opt.get('mos_range')
     if opt.get('mos_normalize'):  # then scores are 0 to 1, higher is better
-        worst = 0.0
+        worst, lower_better = 0.0, False
     elif limits:
         worst = float(limits[1] if lower_better else limits[0])
     else:
         worst = float(scores[present].max() if lower_better else scores[present].min())
+    deviation = float(scores[present].std()) * (-1 if lower_better else 1)
+    shares = lost * (scores[rows] - worst + torch.where(lost < 1, deviation, 0.0))
     margins = torch.full((len(rows), rated.targets.shape[1]), torch.nan, device=device)
-    margins[:, 0] = torch.where(present[rows], lost * (scores[rows] - worst), torch.nan)
+    margins[:, 0] = torch.where(present[rows], shares, torch.nan)
     return margins
 
 

@@ -84,8 +84,3 @@ class FoldHeads(nn.Module):
         folds = torch.full((len(vectors),), FOLDS, device=vectors.device) if folds is None else folds
         scores = (pooled * self.weight[folds]).sum(1) + self.bias[folds]
         return scores if self.pyramid is None else scores + self.pyramid(vectors[:, self.pooled_width :])[:, 0]
-
-    def prior(self) -> Tensor:
-        """The weights (width,) of the head that was fitted to all images, for vectors as they are."""
-        weight = self.weight[FOLDS] / self.std
-        return weight if self.pyramid is None else torch.cat([weight, self.pyramid.weight[0]])

@@ -66,7 +66,9 @@ class PathOptions(Section):
 
     removed_keys = {'ignore_resume_networks': NO_EFFECT}
 
-    pretrain_network: Text | None = Field(None, description='Weights that the network starts from.')
+    pretrain_network: Text | None = Field(
+        None, description='Weights that the network starts from: a file, or `packaged`, those of the packaged model.'
+    )
     param_key_g: Annotated[
         Any, _nothing('has no effect: weights are found under params, state_dict or model.', 'params', None)
     ] = Field(None, description='Where pyiqa looks for the weights in that file.')
@@ -269,8 +271,8 @@ def read_options(path: Path, overrides: Sequence[str] = ()) -> dict:
     except ValidationError as error:
         raise ValueError(failure(path, sentences(error, options))) from None
     adapted = checked['train'].get('adapt_alpha') is not None or checked['path'].get('pretrain_network') is not None
-    changed = [] if adapted else classes.changed_meaning(checked['network'])  # which an adapted head.prior reads
-    for sentence in [*_without_effect(checked), *changed]:
+    untrained = [] if adapted else classes.untrained_pyramid(checked['network'])
+    for sentence in [*_without_effect(checked), *untrained]:
         logging.getLogger(__name__).warning('%s: %s', path, sentence)
     return checked
 

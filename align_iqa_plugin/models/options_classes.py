@@ -144,13 +144,14 @@ def network(section: Any) -> dict:
     return plain(model.model_validate(section))
 
 
-def changed_meaning(section: dict) -> Iterator[str]:
-    """What to say of a network that version 0.3.0 took for another one."""
-    head = section.get('head', network_fields()['head'][1])
-    if section['type'] == 'AlignIQA' and section.get('aggregation') == 'msfa' and head in ('kernel', 'linear'):
+def untrained_pyramid(section: dict) -> Iterator[str]:
+    """What to say of a network whose head is fitted before anything has trained its pyramid."""
+    aggregation, head = (section.get(key, network_fields()[key][1]) for key in ('aggregation', 'head'))
+    if section['type'] == 'AlignIQA' and aggregation == 'msfa' and head in ('kernel', 'linear'):
         yield (
-            'network.aggregation: msfa trains a pyramid, of which a head that is fitted before sees nothing: choose head: mlp, '
-            "or aggregation: stage_pool, which version 0.3.0 called 'msfa'."
+            'network.aggregation: msfa has a pyramid that nothing has trained when the head is fitted: name trained weights in '
+            'path.pretrain_network, set train.adapt_alpha, or choose head: mlp, or aggregation: stage_pool, which version '
+            "0.3.0 called 'msfa'."
         )
 
 

@@ -256,7 +256,7 @@ def test_a_misspelt_option_of_a_part_is_named():
 
 
 def test_options_left_out_and_options_at_their_defaults_are_the_same_network():
-    assert network(injection_options={'blocks': [11], 'heads': 4}).config == network().config
+    assert network(injection_options={'blocks': [9, 10, 11], 'heads': 4}).config == network().config
 
 
 def test_a_misspelt_keyword_raises():

@@ -170,20 +170,3 @@ def test_the_score_of_the_kernel_head_can_be_followed_to_the_features(data):
     step = torch.autograd.grad(head(vectors).sum(), vectors)[0]
     rise = head(vectors + 1e-2 * step) - head(vectors - 1e-2 * step)
     torch.testing.assert_close(rise[:, 0], 2e-2 * step.square().sum(1), atol=1e-4, rtol=5e-2)
-
-
-@pytest.mark.parametrize('columns', [slice(None), slice(20)])
-def test_a_prior_is_one_more_feature_of_the_fit(columns, data):
-    vectors, scores = data
-    prior = torch.randn(60, generator=torch.Generator().manual_seed(3))
-    x, learned = standardised(vectors)[:, columns], (vectors @ prior).double().numpy()
-    x = np.column_stack([x, 20 * (learned - learned.mean()) / learned.std(ddof=1)])
-    y, seen = scores.double().numpy(), np.full(40, True)
-    linear, kernel = LinearHead(width=60), KernelHead(width=60, components=12, gamma=0.4, linear=0.3)
-    for head, expected in (
-        (linear, ridge(x, y, 10.0)(x)),
-        (kernel, kernel_ridge(x, y, seen, 10.0, gamma=0.4, components=12, linear=0.3)),
-    ):
-        head.prior.copy_(prior)
-        head.fit(vectors, scores, alpha=10.0, folds=FOLDS, columns=columns)
-        np.testing.assert_allclose(head(vectors), expected, atol=1e-3)

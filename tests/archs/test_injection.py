@@ -38,10 +38,10 @@ def test_there_is_a_layer_for_each_block_that_is_named(blocks, names):
     assert list(CGI(**SIZES | {'blocks': blocks})) == names
 
 
-def test_by_default_cgi_enters_before_the_last_block_and_vpt_before_the_first():
+def test_by_default_cgi_enters_before_the_last_three_blocks_and_vpt_before_the_first():
     sizes = {name: size for name, size in SIZES.items() if name != 'blocks'}
     assert {name: list(cls(**sizes)) for name, cls in INJECTIONS.items()} == {
-        'cgi': ['5'],
+        'cgi': ['3', '4', '5'],
         'vpt_add': ['0'],
         'vpt_concat': ['0'],
     }

@@ -12,7 +12,8 @@ from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.pretrained import checkpoint_state, create_align_iqa, full_state, load_checkpoint, read_network
 from align_iqa_plugin.register import register_archs
 
-TINY = {'backbone': 'test_vit', 'backbone_weights': 'random', 'input_size': 32}
+BARE = {'guide': 'none', 'injection': 'none', 'aggregation': 'stage_pool'}
+TINY = {'backbone': 'test_vit', 'backbone_weights': 'random', 'input_size': 32} | BARE
 GUIDED = {**TINY, 'guide': 'saliency', 'guide_options': {'scales': (32,)}, 'injection': 'cgi'}
 MSFA = {'aggregation': 'msfa', 'aggregation_options': {'channels': 4}, 'head': 'mlp'}
 VARIANTS = [
@@ -225,7 +226,7 @@ def as_in_0_3(state, **network):
         ({**TINY, 'stages': 1}, {'aggregation': 'none', 'stages': 4}),
         ({**GUIDED, 'injection_options': {'blocks': [4, 5]}, **MSFA}, {'aggregation': 'msfa_pyramid'}),
         ({**GUIDED, 'injection': 'vpt_add', 'injection_options': {'blocks': [5]}}, {'aggregation': 'msfa'}),
-        ({**GUIDED, **MSFA, 'stages': 1}, {'aggregation': 'last_map', 'stages': 4}),
+        ({**GUIDED, 'injection_options': {'blocks': [5]}, **MSFA, 'stages': 1}, {'aggregation': 'last_map', 'stages': 4}),
     ],
     ids=str,
 )
@@ -238,8 +239,6 @@ def test_files_of_0_3_0_give_the_same_scores(options, network_then, exported, tm
         keywords = {key: value for key, value in options.items() if key not in ('injection_options', 'stages')} | network_then
         if 'injection_options' in options:
             keywords['injection_options'] = {'first_block': options['injection_options']['blocks'][0]}
-        elif options.get('injection', 'none') != 'none':
-            keywords['injection_options'] = {'first_block': 5}
         path = save(state, tmp_path / 'net.safetensors', network=json.dumps(keywords))
         other = create_align_iqa(pretrained_model_path=path)
     else:

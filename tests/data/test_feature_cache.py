@@ -11,6 +11,7 @@ from align_iqa_plugin.data.feature_cache import FeatureCache, TrunkCache, inject
 from align_iqa_plugin.data.images import read_image
 
 TINY = {'backbone': 'test_vit', 'backbone_weights': 'random', 'input_size': 32}
+TINY |= {'guide': 'none', 'injection': 'none', 'aggregation': 'stage_pool'}
 GUIDED = {'guide': 'saliency', 'guide_options': {'scales': (32,)}, 'injection': 'cgi'}
 
 

@@ -31,7 +31,8 @@ def scores(network, dataset, **options):
     of_copies = network.head(features_of(network, copies, range(len(copies)), device=CPU))[:, 0]
     mos = torch.cat([dataset[i]['mos_label'] for i in range(len(dataset))])
     rows = [copy.image for copy in copies.copies]
-    wanted = torch.tensor([copy.lost for copy in copies.copies]) * (mos[rows] - mos.min())
+    lost = torch.tensor([copy.lost for copy in copies.copies])
+    wanted = lost * (mos[rows] - mos.min() + mos.std() * (lost < 1))
     return found, of_images, of_images[rows] - of_copies, wanted
 
 

@@ -10,6 +10,7 @@ from align_iqa_plugin.models.predict import features_of, run_over, scores_of
 
 CPU = torch.device('cpu')
 TINY = {'backbone': 'test_vit', 'backbone_weights': 'random', 'input_size': 32}
+TINY |= {'guide': 'none', 'injection': 'none', 'aggregation': 'stage_pool'}
 
 
 @pytest.fixture

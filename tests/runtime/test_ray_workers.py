@@ -211,6 +211,7 @@ def by_value():
     cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
+@pytest.mark.slow  # each worker that is killed is started anew
 def test_a_row_that_kills_each_worker_is_given_up_alone(local_ray, by_value, tmp_path):
     with ray_workers(2, None) as team:
         assert (team.device, team.resources['num_gpus']) == ('cuda', 1 / 2)
