@@ -51,6 +51,26 @@ def test_it_scores_the_samples_as_its_card_says(card, samples, scores):
         assert score == pytest.approx(card['sample_scores'][row.image], abs=2e-3)  # other processors round otherwise
 
 
+@pytest.fixture(scope='module')
+def prediction(metric, samples):
+    return metric.net.predict(samples[1])
+
+
+def test_predict_gives_the_scores_of_the_metric_and_most_mos_are_within_the_interval(samples, scores, prediction):
+    assert prediction.scores.flatten().tolist() == scores
+    mos = torch.tensor([row.mos for row in samples[0]])[:, None]
+    assert ((prediction.scores - mos).abs() <= 1.6449 * prediction.std).float().mean() > 0.8
+
+
+def test_the_deviation_grows_on_what_is_no_generated_image(metric, samples, prediction):
+    images = samples[1][:4]
+    noise = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(0))
+    unlike = torch.cat([noise, torch.ones_like(noise)])
+    degraded = (0.3 * images + 0.35 + 0.3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+    assert (metric.net.predict(unlike).std > 1.1 * prediction.std.median()).all()
+    assert (metric.net.predict(degraded).std > prediction.std[:4]).all()
+
+
 def test_its_ranking_of_the_samples_agrees_with_people(samples, scores):
     assert spearmanr(scores, [row.mos for row in samples[0]])[0] > 0.7
 

@@ -18,7 +18,7 @@ Weights come from and go to files in `pretrained.py`; pyiqa builds networks by `
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,20 @@ from align_iqa_plugin.archs.weights import PACKAGED_BACKBONE, backbone_state
 from align_iqa_plugin.runtime.prompted_tensor import split_prompts
 
 MINIMUM_SIDE = 32  # pixels
+
+
+class Prediction(NamedTuple):
+    """Scores, and how far they may be off.
+
+    Attributes:
+        scores: (b, k), as `AlignIQA.forward` gives them.
+        std: (b, k), standard deviation of the error of each score, in its unit: 90 % of MOS lie within 1.645 of them. It grows
+            on images unlike those that the head was fitted to. None where the weights do not state it: those of a linear head,
+            and those of earlier versions.
+    """
+
+    scores: Tensor
+    std: Tensor | None
 
 
 class AlignIQA(nn.Module):
@@ -148,12 +162,31 @@ class AlignIQA(nn.Module):
             ValueError: an image is too small, the images are not floating-point, or the number of prompts is not theirs.
             RuntimeError: the network is neither trained nor in training mode.
         """
+        self._check_trained()
+        return self.head(self.forward_features(image, caption_list))
+
+    @torch.no_grad()
+    def predict(self, image: Float[Tensor, 'b c h w'], caption_list: Sequence[str | None] | None = None) -> Prediction:
+        """Scores of a batch and their deviations, without gradients; arguments and errors as of `forward`.
+
+        >>> import pyiqa
+        >>> metric = pyiqa.create_metric('align_iqa', device='cpu')
+        >>> scores, std = metric.net.predict(torch.rand(2, 3, 64, 64))
+        >>> scores.shape, std.shape
+        (torch.Size([2, 1]), torch.Size([2, 1]))
+        """
+        self._check_trained()
+        # as pyiqa sets it: a score does not depend on which algorithm was the fastest
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            vectors = self.forward_features(image, caption_list)
+            return Prediction(self.head(vectors), self.head.deviation(vectors))
+
+    def _check_trained(self) -> None:
         if not (self.training or self.is_trained):
             raise RuntimeError(
                 'this Align-IQA has no trained weights, so its scores would mean nothing: create it with '
                 'pretrained=True (the packaged model) or pretrained_model_path=FILE (your own), or train it.'
             )
-        return self.head(self.forward_features(image, caption_list))
 
     def forward_features(
         self, image: Float[Tensor, 'b c h w'], caption_list: Sequence[str | None] | None = None

@@ -13,7 +13,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from align_iqa_plugin.archs.deviation import chosen_points, explained_factor, scale_of
 from align_iqa_plugin.archs.ridge import OrderedPairs, dual_ridge
+
+SINCE_0_5 = ('inducing_points', 'explained', 'noise', 'error_scale')
+"""Buffers that files of earlier versions lack: there is then no deviation."""
 
 
 class LinearHead(nn.Module):
@@ -78,7 +82,15 @@ class LinearHead(nn.Module):
         self._keep(coefficients)
         self.weight.copy_(linear * (points.T.double() @ coefficients.double()))
         self.bias.copy_(bias)
+        self._fit_deviation(vectors, left_out - scores, alpha=alpha, folds=folds, mask=mask)
         return left_out
+
+    def deviation(self, vector: Float[Tensor, 'b d']) -> Float[Tensor, 'b k'] | None:
+        """Standard deviation of the error of each score, in its unit; None where it is not known, as of a linear head."""
+        return None
+
+    def calibrate(self, vectors: Float[Tensor, 'n d'], errors: Float[Tensor, ' n']) -> None:
+        """Scale the deviation of the first target to errors on images that the head was not fitted to."""
 
     def kernel(self, vectors: Float[Tensor, 'b d'], others: Float[Tensor, 'c d']) -> Float[Tensor, 'b c']:
         """How alike the head finds images, from their vectors; an image and itself about 1."""
@@ -102,6 +114,9 @@ class LinearHead(nn.Module):
     def _keep(self, coefficients: Tensor) -> None:
         """Keep what the kernel needs beside its linear part."""
 
+    def _fit_deviation(self, vectors: Tensor, errors: Tensor, *, alpha: float, folds: list[int], mask: Tensor | None) -> None:
+        """Keep what `deviation` needs; the errors are of the rows as they are predicted without their folds."""
+
 
 class KernelHead(LinearHead):
     """`head: kernel`: the same with the sum of an RBF kernel and a linear one.
@@ -120,6 +135,10 @@ class KernelHead(LinearHead):
     scale: Tensor
     support_vectors: Tensor
     coefficients: Tensor
+    inducing_points: Tensor
+    explained: Tensor
+    noise: Tensor
+    error_scale: Tensor
 
     def __init__(self, *, width: int, targets: int = 1, components: int = 128, gamma: float = 0.3, linear: float = 0.1):
         super().__init__(width=width, targets=targets)
@@ -129,6 +148,11 @@ class KernelHead(LinearHead):
         # one row for each image of the fit, and for each copy
         self.register_buffer('support_vectors', torch.zeros(0, components))
         self.register_buffer('coefficients', torch.zeros(0, targets))
+        # of `deviation`; no points: it is not known
+        self.register_buffer('inducing_points', torch.zeros(0, components))
+        self.register_buffer('explained', torch.zeros(0, 0))
+        self.register_buffer('noise', torch.zeros(()))
+        self.register_buffer('error_scale', torch.ones(targets))
 
     def forward(self, vector: Float[Tensor, 'b d']) -> Float[Tensor, 'b k']:
         """A score for each target, in the unit of the MOS that it was fitted to, higher is better."""
@@ -160,6 +184,51 @@ class KernelHead(LinearHead):
     def _keep(self, coefficients: Tensor) -> None:
         self.coefficients = coefficients
 
+    @torch.no_grad()
+    def deviation(self, vector: Float[Tensor, 'b d']) -> Float[Tensor, 'b k'] | None:
+        """Standard deviation of the error of each score, in its unit: 90 % of MOS should lie within 1.645 of them.
+
+        It grows as an image is less like those of the fit. None for files of earlier versions, which do not say.
+        """
+        if not len(self.inducing_points):
+            return None
+        exact = torch.float32 if vector.device.type == 'mps' else torch.float64
+        with torch.autocast(vector.device.type, enabled=False):
+            kernel, own = self._to_points(vector.to(exact))
+            variance = self.noise + (own - (kernel @ self.explained.to(exact)).square().sum(1)).clamp_min(0)
+            return (variance.sqrt()[:, None] * self.error_scale).float()
+
+    @torch.no_grad()
+    def calibrate(self, vectors: Float[Tensor, 'n d'], errors: Float[Tensor, ' n']) -> None:
+        """Scale the deviation of the first target to errors on images that the head was not fitted to."""
+        deviation = self.deviation(vectors)
+        if deviation is not None:
+            self.error_scale[0] *= scale_of(errors, deviation[:, 0].square().to(errors.dtype))
+
+    def _fit_deviation(self, vectors: Tensor, errors: Tensor, *, alpha: float, folds: list[int], mask: Tensor | None) -> None:
+        present = torch.ones_like(errors, dtype=torch.bool) if mask is None else mask
+        rated = present.any(1)
+        points = chosen_points(int(rated.sum())).to(vectors.device)
+        self.inducing_points = (self.standardise(vectors[rated][points]) @ self.projection).to(self.projection.dtype)
+        kernel, own = self._to_points(vectors[rated].double())
+        noise = alpha * float(rated.float().mean())
+        fold_of = torch.tensor(folds, device=vectors.device)[rated]
+        explained, variance = explained_factor(kernel[points], kernel, own, noise, fold_of)
+        self.explained = explained.to(self.projection.dtype)
+        self.noise.fill_(noise)
+        for target, (known, wrong) in enumerate(zip(present[rated].T, errors[rated].double().T, strict=True)):
+            self.error_scale[target] = scale_of(wrong[known], variance[known])
+
+    def _to_points(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """The kernel of images to the inducing points, (b, m), and to themselves, (b,).
+
+        The linear kernel to the points sees the components alone: what an image has beside them counts as unexplained.
+        """
+        x = self.standardise(vectors)
+        components, points = x @ self.projection.to(x.dtype), self.inducing_points.to(x.dtype)
+        linear = self.linear / len(self.mean)
+        return self._rbf(components, points) + linear * components @ points.T, 1 + linear * x.square().sum(1)
+
     def kernel(self, vectors: Float[Tensor, 'b d'], others: Float[Tensor, 'c d']) -> Float[Tensor, 'b c']:
         """As of `LinearHead`: the sum of the RBF kernel and the linear one; an image and itself about 1 + `linear`."""
         components = (self.standardise(each.double()) @ self.projection.double() for each in (vectors, others))
@@ -179,8 +248,11 @@ class KernelHead(LinearHead):
         return torch.exp(-self.scale * squares.clamp_min(0))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        empty = {'inducing_points': self.inducing_points[:0], 'explained': self.explained[:0, :0]}
+        for name, value in (empty | {'noise': self.noise, 'error_scale': self.error_scale}).items():
+            state_dict.setdefault(f'{prefix}{name}', value)
         # the number of support vectors is data: take that of the state, also where the network is part of another module
-        for name in ('support_vectors', 'coefficients'):
+        for name in ('support_vectors', 'coefficients', *empty):
             if f'{prefix}{name}' in state_dict:
                 setattr(self, name, torch.empty_like(state_dict[f'{prefix}{name}'], device=self.bias.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -190,7 +262,7 @@ class MLPHead(KernelHead):
     """`head: mlp`: the kernel's score, plus that of a perceptron of one hidden layer that starts at zero.
 
     For `msfa`, whose trained features a regression fitted before the training cannot read. With `stage_pool`, which has none,
-    it added nothing.
+    it added nothing. The deviation is that of the kernel's score, whatever the perceptron has learned.
 
     Args:
         width: of the vectors.

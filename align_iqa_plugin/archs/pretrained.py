@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.backbone import unfilled_backbone
+from align_iqa_plugin.archs.head import SINCE_0_5
 from align_iqa_plugin.archs.weights import PACKAGED_MODEL_FILE, read_weights
 from align_iqa_plugin.runtime.files import expand_home
 from align_iqa_plugin.runtime.hashes import state_digest
@@ -209,8 +210,8 @@ def _normalisation(network: AlignIQA) -> list[list[float]]:
 def _check_complete(network: AlignIQA, state: dict[str, Tensor]) -> None:
     own = _without_flag(network.state_dict()).keys()
     state.pop('trained', None)
-    if own != state.keys():
-        unknown, missing = sorted(state.keys() - own), sorted(own - state.keys())
+    unknown, missing = sorted(state.keys() - own), sorted(own - state.keys() - {f'head.{name}' for name in SINCE_0_5})
+    if unknown or missing:
         raise ValueError(
             f'it has no metadata of Align-IQA, and does not hold all tensors of this network: {len(missing)} are missing'
             + (f', such as {missing[0]}' if missing else '')

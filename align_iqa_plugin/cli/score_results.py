@@ -6,7 +6,7 @@ import typer
 
 from align_iqa_plugin.cli.errors import say
 from align_iqa_plugin.cli.outputs import try_to_write
-from align_iqa_plugin.score.choose import Choice, describe
+from align_iqa_plugin.score.choose import Choice, describe, ties
 from align_iqa_plugin.score.copy_to import Copies, copy_rows
 from align_iqa_plugin.score.rows import Row
 from align_iqa_plugin.score.score_folder import ScoreFolder
@@ -47,8 +47,15 @@ def finish(
     if given.samples:
         typer.echo(correlation_with_mos(done))
     say(f'{len(done) - failed} of {len(rows)} images scored in {seconds:.0f} s, {failed} with an error.')
+    if failed < len(done) and all(row.std is None for row in done):
+        say('These weights state no deviation of their scores, so std is empty: fit them anew with this version to have it.')
     if kept is not None:
         say(f'{len(kept)} kept: {describe(rows, choice)}.')
+        tied, compared = ties(rows, choice)
+        if tied:
+            say(
+                f'In {tied} of {compared} groups, the last image kept and the next one are a tie: either may be the better one.'
+            )
     shown = done if kept is None else kept
     if (given.copy_to or given.link_to) and not stopped:
         try:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from align_iqa_plugin import __version__
+from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.compare.missing import is_offline, what_is_missing
 from align_iqa_plugin.compare.store import Configuration
 from align_iqa_plugin.models.options_file import parse, read_text
@@ -145,7 +146,11 @@ class Metric:
         )
 
     def __call__(self, images: Tensor, prompts: Sequence[str] | None) -> list[float]:
-        """One score for each image.
+        """One score for each image; see `predict`."""
+        return self.predict(images, prompts)[0]
+
+    def predict(self, images: Tensor, prompts: Sequence[str] | None) -> tuple[list[float], list[float] | None]:
+        """One score for each image, and the deviations of these scores where the metric states them, as Align-IQA does.
 
         Args:
             images: (n, 3, h, w), RGB in [0, 1].
@@ -158,11 +163,18 @@ class Metric:
         seed_everything(SEED)  # some metrics draw crops: the score of an image is then the same in every run
         keywords = {self._prompt_keyword: list(prompts)} if prompts and self._prompt_keyword else {}
         with torch.no_grad(), quiet_log(), redirect_stdout(StringIO()):
-            output = self._model(images, **keywords)
-        scores = torch.as_tensor(output).detach().double().flatten().tolist()
+            if isinstance(self._model.net, AlignIQA):
+                output, std = self._model.net.predict(images, **keywords)
+            else:
+                output, std = self._model(images, **keywords), None
+        scores = _flat(output)
         if len(scores) != len(images):
             raise ValueError(f'{len(scores)} scores for {len(images)} images')
-        return scores
+        return scores, None if std is None else _flat(std)
+
+
+def _flat(numbers: object) -> list[float]:
+    return torch.as_tensor(numbers).detach().double().flatten().tolist()
 
 
 def _scores_folders(name: str) -> bool:

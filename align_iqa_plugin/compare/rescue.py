@@ -34,16 +34,24 @@ def rescue(damaged: sqlite3.Connection, path: Path) -> int:
         fresh.executescript(f'{TABLES}{VIEWS} PRAGMA user_version = {LAYOUT};')
         add_copies(fresh)
         for table, order in ORDERS.items():
-            columns = [name for (name,) in fresh.execute('SELECT name FROM pragma_table_info(?)', [table])]
+            columns = _columns(fresh, table)
+            there = _columns(damaged, table) or columns  # in earlier layouts a table has fewer
+            columns = [name for name in columns if name in there]
             rows = _readable(damaged, f'{table} NOT INDEXED', columns, order)
             rows &= _readable(damaged, f'{table} INDEXED BY {table}_copy', columns, columns[::-1])
-            fresh.executemany(f'INSERT INTO {table} VALUES ({", ".join("?" * len(columns))})', rows)
+            fresh.executemany(f'INSERT INTO {table} ({", ".join(columns)}) VALUES ({", ".join("?" * len(columns))})', rows)
         fresh.commit()
         (count,) = fresh.execute('SELECT count(score) FROM scores').fetchone()
         if count:
             with atomic_file(path) as part, closing(sqlite3.connect(part)) as file:
                 fresh.backup(file)
     return count
+
+
+def _columns(database: sqlite3.Connection, table: str) -> list[str]:
+    with suppress(sqlite3.Error):
+        return [name for (name,) in database.execute('SELECT name FROM pragma_table_info(?)', [table])]
+    return []
 
 
 def _readable(database: sqlite3.Connection, source: str, columns: Sequence[str], order: Sequence[str]) -> set[tuple]:

@@ -79,7 +79,7 @@ class Scorer:
         images = [(image.path, prompt) for image, prompt in asked]
         for each in score_images(images, self.batches, batch_size=self.batch_size, workers=self.workers):
             image, prompt = asked[each.index]
-            result = Result(image.sha256, prompt, each.score, each.reason, each.seconds, max(1, each.batch_size))
+            result = Result(image.sha256, prompt, each.score, each.reason, each.seconds, max(1, each.batch_size), each.std)
             self.store.put_scores(self.metric.configuration, [result], str(self.metric.device))
             left[image.sha256] -= 1
             if not left[image.sha256]:
@@ -113,7 +113,7 @@ class CheckedBatches(BatchScorer):
                 yield from self.attempt(pictures[:count])
             pictures = pictures[count:]
 
-    def run(self, pictures: Sequence[Picture]) -> tuple[list[float], float]:
+    def run(self, pictures: Sequence[Picture]) -> tuple[list[float], list[float | None], float]:
         if self.memory is None or self.peak_mb is not None or not self.warm or len(pictures) > 1:
             return super().run(pictures)
         self.memory.restart()
@@ -132,7 +132,7 @@ class CheckedBatches(BatchScorer):
         if len(alone) < len(pictures):
             return  # these images decide nothing; the next ones may
         try:
-            together, _ = self.run(pictures)
+            together, _, _ = self.run(pictures)
         except Exception as error:
             if is_out_of_memory(error):
                 height, width = pictures[0].size

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from align_iqa_plugin.compare.rescue import rescue
 from align_iqa_plugin.compare.store_check import add_copies, check_definitions, check_rows, definitions, drop_copies
-from align_iqa_plugin.compare.tables import FROM_LAYOUT_1, FROM_LAYOUT_2, LAYOUT, NOT_SCORED, TABLES, VIEWS
+from align_iqa_plugin.compare.tables import FROM_LAYOUT_1, FROM_LAYOUT_2, FROM_LAYOUT_3, LAYOUT, NOT_SCORED, TABLES, VIEWS
 
 if TYPE_CHECKING:
     import pandas
@@ -91,6 +91,7 @@ class Result:
     reason: str = ''
     seconds: float | None = None
     batch: int = 1
+    std: float | None = None
 
 
 class Store:
@@ -135,12 +136,12 @@ class Store:
         check_rows(self._database, self.path.stat().st_size if self.path.exists() else 0)
         (layout,) = self._database.execute('PRAGMA user_version').fetchone()
         (tables,) = self._database.execute('SELECT count(*) FROM sqlite_master').fetchone()
-        if layout not in ((1, 2, LAYOUT) if tables else (0,)):
+        if layout not in ((1, 2, 3, LAYOUT) if tables else (0,)):
             raise StoreError(f"'{self.path}' is not a database of this version: choose another folder.")
         self._database.execute('PRAGMA journal_mode = WAL')
         self._database.execute('PRAGMA synchronous = NORMAL')
         if layout != LAYOUT:
-            change = {0: f'{TABLES}{VIEWS}', 1: FROM_LAYOUT_1, 2: FROM_LAYOUT_2}[layout]
+            change = {0: f'{TABLES}{VIEWS}', 1: FROM_LAYOUT_1, 2: FROM_LAYOUT_2, 3: FROM_LAYOUT_3}[layout]
             old = drop_copies(self._database)
             self._database.executescript(f'BEGIN IMMEDIATE; {old} {change} PRAGMA user_version = {LAYOUT}; COMMIT;')
         add_copies(self._database)
@@ -306,14 +307,14 @@ class Store:
     def put_scores(self, configuration: Configuration, results: Iterable[Result], device: str) -> None:
         """Write results in one transaction. A score that is there stays; a failure is replaced by the new result."""
         rows = [
-            (configuration.key, each.sha256, each.prompt, each.score, each.reason, each.seconds, each.batch, device)
+            (configuration.key, each.sha256, each.prompt, each.score, each.reason, each.seconds, each.batch, device, each.std)
             for each in results
         ]
         with self._writing() as database:
             database.executemany(
-                'INSERT INTO scores (configuration, sha256, prompt, score, reason, seconds, batch, device) '
-                'VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (configuration, sha256, prompt) DO UPDATE SET '
-                'score = excluded.score, reason = excluded.reason, '
+                'INSERT INTO scores (configuration, sha256, prompt, score, reason, seconds, batch, device, std) '
+                'VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (configuration, sha256, prompt) DO UPDATE SET '
+                'score = excluded.score, std = excluded.std, reason = excluded.reason, '
                 'seconds = excluded.seconds, batch = excluded.batch, device = excluded.device, scored_at = excluded.scored_at '
                 'WHERE scores.score IS NULL',
                 rows,
@@ -323,8 +324,9 @@ class Store:
         """A row for each data set, metric and image.
 
         Columns: dataset, metric, image, path, sha256, prompt, prompt_id, generator, style, mos, mos_std, mos_align, score
-        (NaN where there is none), reason ('' where there is a score), lower_better, uses_prompt, shuffled_score (the score with
-        `other_prompt`, for metrics that take prompts), seconds. Numbers that are not known are NaN, texts ''.
+        (NaN where there is none), std (of the error of the score), reason ('' where there is a score), lower_better,
+        uses_prompt, shuffled_score (the score with `other_prompt`, for metrics that take prompts), seconds. Numbers that are
+        not known are NaN, texts ''.
         """
         return self._table('SELECT * FROM score_table')
 
@@ -364,6 +366,6 @@ class Store:
         except (sqlite3.Error, pandas.errors.DatabaseError) as error:
             raise StoreError(f"'{self.path}' cannot be read: {error}.") from error
         kinds: dict[str, type] = dict.fromkeys(('available', 'lower_better', 'uses_prompt'), bool)
-        numbers = ('mos', 'mos_std', 'mos_align', 'score', 'shuffled_score', 'seconds', 'decode_seconds', 'peak_mb')
+        numbers = ('mos', 'mos_std', 'mos_align', 'score', 'std', 'shuffled_score', 'seconds', 'decode_seconds', 'peak_mb')
         kinds |= dict.fromkeys(numbers, float)
         return table.astype({name: kind for name, kind in kinds.items() if name in table})

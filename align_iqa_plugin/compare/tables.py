@@ -27,6 +27,7 @@ For queries by hand (``sqlite3 DIR/scores.sqlite``); unknown texts are '', unkno
     seconds             for this image, without decoding; NULL for the first call of a process, which is slower
     batch               images in that call
     device, scored_at   (UTC)
+    std                 of the error of the score, in its unit; NULL where the metric states none
 ``metrics``         which configuration of each metric counts at present, and what it costs
     metric              the key
     configuration       the one last loaded; NULL if it never was
@@ -41,8 +42,9 @@ For example, the mean score of each generator::
     SELECT metric, generator, avg(score) FROM score_table GROUP BY metric, generator;
 """
 
-LAYOUT = 3
-"""Of the tables below, as PRAGMA user_version. In 1, of version 0.3.0, images.problem had another name; 2 had no copies."""
+LAYOUT = 4
+"""Of the tables below, as PRAGMA user_version. In 1, of version 0.3.0, images.problem had another name; 2 had no copies, and 3
+no scores.std."""
 NOT_SCORED = 'is not scored yet.'
 
 TABLES = """
@@ -57,7 +59,7 @@ CREATE TABLE configurations (
 );
 CREATE TABLE scores (
     configuration TEXT, sha256 TEXT, prompt TEXT, score REAL, reason TEXT, seconds REAL, batch INTEGER, device TEXT,
-    scored_at TEXT DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ')),
+    scored_at TEXT DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ')), std REAL,
     PRIMARY KEY (configuration, sha256, prompt)
 ) WITHOUT ROWID;
 CREATE TABLE metrics (
@@ -78,7 +80,7 @@ VIEWS = f"""
 CREATE VIEW score_table AS
 SELECT
     images.dataset, metrics.metric, images.image, images.path, images.sha256, images.prompt, images.prompt_id, images.generator,
-    images.style, images.mos, images.mos_std, images.mos_align, own.score, {_REASON},
+    images.style, images.mos, images.mos_std, images.mos_align, own.score, own.std, {_REASON},
     lower_better, uses_prompt, other.score AS shuffled_score, own.seconds
 {_OWN_SCORES}
 LEFT JOIN scores AS other
@@ -92,10 +94,12 @@ SELECT
 {_OWN_SCORES}
 WHERE copy != '' ORDER BY images.dataset, metrics.metric, images.position;
 """
+_WITH_STD = f'ALTER TABLE scores ADD COLUMN std REAL; {VIEWS}'
+FROM_LAYOUT_3 = f'DROP VIEW copy_table; DROP VIEW score_table; {_WITH_STD}'
 FROM_LAYOUT_2 = f"""
 DROP VIEW score_table;
 ALTER TABLE images ADD COLUMN copy TEXT DEFAULT '';
 ALTER TABLE images ADD COLUMN level INTEGER DEFAULT 0;
-{VIEWS}
+{_WITH_STD}
 """
 FROM_LAYOUT_1 = FROM_LAYOUT_2.replace(';', '; ALTER TABLE images RENAME COLUMN fault TO problem;', 1)

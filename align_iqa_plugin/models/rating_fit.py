@@ -136,7 +136,10 @@ class RatingProblem:
         return found.offset + found.slope * self.prior + self.gram @ found.coefficients
 
     def apply(self, found: Posterior) -> None:
-        """Have the head give the scores; after pairs, their mean and deviation are those of the prior."""
+        """Have the head give the scores, with errors as of the ratings that were left out.
+
+        After pairs, which have no unit, mean and deviation of the scores are those of the prior, and so are their errors.
+        """
         slope, offset, factor = found.slope, found.offset, 1.0
         if self.second is not None:
             scores = self.scores(found)
@@ -149,6 +152,8 @@ class RatingProblem:
             slope=float(factor * slope),
             offset=float(factor * offset),
         )
+        if self.second is None:
+            self.head.calibrate(self.features[self.first], found.left_out - self.values)
 
     def _groups(self) -> Tensor:
         """Of each image: its prompt where there are some; images that were compared with each other share one."""

@@ -4,9 +4,9 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
-from operator import itemgetter
 
 from align_iqa_plugin.data.uris import is_uri
+from align_iqa_plugin.runtime.interval import is_tie
 from align_iqa_plugin.runtime.names import suggest
 from align_iqa_plugin.score.rows import Row, further_columns
 
@@ -48,14 +48,14 @@ def choose(rows: Iterable[Row], choice: Choice) -> list[Row]:
     Raises:
         ValueError: the rows have no such groups; the message is a sentence that says which there are.
     """
-    rows = list(rows)
-    group_of = _grouping(rows, choice)[1]
-    lowest = -inf if choice.min_score is None else choice.min_score
-    groups: dict[str | None, list[tuple[float, Row]]] = {}
-    for row in rows:
-        if row.score is not None and row.score >= lowest:
-            groups.setdefault(group_of(row), []).append((-row.score, row))
-    return [row for group in groups.values() for _, row in sorted(group, key=itemgetter(0))[: choice.best]]
+    return [row for group in _sorted_groups(rows, choice) for row in group[: choice.best]]
+
+
+def ties(rows: Iterable[Row], choice: Choice) -> tuple[int, int]:
+    """Of how many groups the last row that `best` keeps and the next one are a tie, and how many have a next one."""
+    ends = [group[choice.best - 1 : choice.best + 1] for group in _sorted_groups(rows, choice) if choice.best]
+    pairs = [pair for pair in ends if len(pair) == 2 and None not in (pair[0].std, pair[1].std)]
+    return sum(bool(is_tie(one.score, one.std, other.score, other.std)) for one, other in pairs), len(pairs)
 
 
 def mark_kept(rows: Iterable[Row], choice: Choice) -> list[Row]:
@@ -75,6 +75,18 @@ def describe(rows: Iterable[Row], choice: Choice) -> str:
     groups = 'of all' if name == 'all' else f'for each {name}'
     best = 'those' if choice.best is None else f'the best {choice.best} {groups}'
     return best if choice.min_score is None else f'{best} with a score of at least {choice.min_score:g}'
+
+
+def _sorted_groups(rows: Iterable[Row], choice: Choice) -> list[list[Row]]:
+    """The rows with a score that is high enough: the groups as they come, each with its best row first."""
+    rows = list(rows)
+    group_of = _grouping(rows, choice)[1]
+    lowest = -inf if choice.min_score is None else choice.min_score
+    groups: dict[str | None, list[Row]] = {}
+    for row in rows:
+        if row.score is not None and row.score >= lowest:
+            groups.setdefault(group_of(row), []).append(row)
+    return [sorted(group, key=lambda row: -(row.score or 0)) for group in groups.values()]
 
 
 def _grouping(rows: list[Row], choice: Choice) -> tuple[str, Callable[[Row], str | None]]:

@@ -27,13 +27,14 @@ _PAPER, _FRAME, _DARK, _GREY = '#fafaf8', '#e4e4de', '#1c1c1c', '#6e6e6a'
 
 
 class Tile(NamedTuple):
-    """One scored image; `mos` and `prompt` where they are known."""
+    """One scored image; `mos`, `prompt` and `std` where they are known."""
 
     path: Path | str  # or its URI
     name: str
     score: float
     mos: float | None = None
     prompt: str | None = None
+    std: float | None = None
 
 
 def write_sheet(path: Path, rows: list[Row]) -> str:
@@ -43,7 +44,7 @@ def write_sheet(path: Path, rows: list[Row]) -> str:
         ValueError: no row has a score, or there is none at all.
         OSError: the file cannot be written.
     """
-    tiles = [Tile(row.path, row.image, row.score, row.mos, row.prompt) for row in rows if row.score is not None]
+    tiles = [Tile(row.path, row.image, row.score, row.mos, row.prompt, row.std) for row in rows if row.score is not None]
     if not tiles:
         raise ValueError(f'No contact sheet was drawn: no image {"has a score" if rows else "is kept"}.')
     info = PngInfo()
@@ -66,7 +67,7 @@ def is_contact_sheet(path: Path) -> bool:
 
 
 def draw_sheet(tiles: list[Tile], *, without_score: int = 0) -> Image.Image:
-    """The images in the order given (best first) on an even grid, each above its score, MOS, name and prompt.
+    """The images in the order given (best first) on an even grid, each above its score ± its std, MOS, name and prompt.
 
     Args:
         tiles: at least one. Of more than `MAX_TILES`, that many are drawn, evenly spaced from first to last.
@@ -110,6 +111,9 @@ def _draw_tile(sheet: Image.Image, tile: Tile, rank: int, left: int, top: int) -
         draw.text((left + SIDE // 2, top + SIDE // 2), 'no longer readable', _GREY, _font(15), anchor='mm')
     base = top + SIDE + 26
     draw.text((left, base), f'{tile.score:.2f}', _DARK, _font(22, bold=True), anchor='ls')
+    if tile.std is not None:
+        after = draw.textlength(f'{tile.score:.2f} ', _font(22, bold=True))
+        draw.text((left + after, base), f'± {tile.std:.2f}', _GREY, _font(16), anchor='ls')
     if tile.mos is not None:
         draw.text((left + SIDE, base), f'MOS {tile.mos:.2f}', _GREY, _font(16), anchor='rs')
     name = _shortened(f'{rank + 1}. {tile.name}', _font(13), SIDE, keep_end=True)

@@ -10,7 +10,7 @@ from align_iqa_plugin.runtime.errors import reason_of
 
 
 class NetworkMetric:
-    """``metric(images (n, 3, h, w) in [0, 1], n prompts or None)`` gives n scores.
+    """A `Metric` of `score/run.py`, with deviations where the weights state them.
 
     It builds the network itself, because the import of pyiqa would take longer than a score.
     """
@@ -22,11 +22,12 @@ class NetworkMetric:
         self.device = device
         self._network = create_align_iqa(pretrained=True, pretrained_model_path=path).to(device).eval()
 
-    @torch.no_grad()
     def __call__(self, images: torch.Tensor, prompts: list[str] | None) -> list[float]:
-        # as pyiqa sets it: a score does not depend on which algorithm was the fastest
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            return self._network(images, prompts).flatten().tolist()
+        return self.predict(images, prompts)[0]
+
+    def predict(self, images: torch.Tensor, prompts: list[str] | None) -> tuple[list[float], list[float] | None]:
+        scores, std = self._network.predict(images, prompts)
+        return scores.flatten().tolist(), None if std is None else std.flatten().tolist()
 
     @cached_property
     def origin(self) -> str:

@@ -28,12 +28,12 @@ def _score(team: Workers, arguments: dict, rows: list[Row]) -> Iterator[Row]:
     for results in team.map(RayScorer, arguments, items, 4 * arguments['batch_size']):
         for number, result in results:
             row = rows[number]
-            row.score, row.width, row.height, row.error = result or (None, None, None, DIED)
+            row.score, row.std, row.width, row.height, row.error = result or (None, None, None, None, DIED)
             yield row
 
 
 class RayScorer:
-    """What each worker of Ray makes once: fields of `Row` in, score, width, height and error out."""
+    """What each worker of Ray makes once: fields of `Row` in, score, std, width, height and error out."""
 
     def __init__(self, device: str, weights: str | None, batch_size: int):
         self.metric = load_metric(device, Path(weights) if weights else None)
@@ -43,4 +43,4 @@ class RayScorer:
         rows = [Row(**item) for item in items]
         for _ in score_rows(self.metric, rows, batch_size=self.batch_size):
             pass
-        return [[row.score, row.width, row.height, row.error] for row in rows]
+        return [[row.score, row.std, row.width, row.height, row.error] for row in rows]

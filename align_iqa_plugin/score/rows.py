@@ -7,7 +7,7 @@ from pathlib import Path
 
 from align_iqa_plugin.data.uris import is_uri
 
-OWN_COLUMNS = ('image', 'score', 'kept', 'prompt', 'width', 'height', 'error')
+OWN_COLUMNS = ('image', 'score', 'std', 'kept', 'prompt', 'width', 'height', 'error')
 """What the columns of an output are called whose values are ours. The samples, which no table names, also have `mos`."""
 
 
@@ -20,6 +20,7 @@ class Row:
     prompt: str | None = None
     mos: float | None = None
     score: float | None = None
+    std: float | None = None  # of the error of the score; None where the metric states none
     width: int | None = None
     height: int | None = None
     error: str = ''
@@ -64,6 +65,6 @@ def score_rows(metric, rows: list[Row], *, batch_size: int, workers: int = 0) ->
     images = [(row.path, row.prompt) for row in rows]
     for result in score_images(images, scorer, batch_size=batch_size, workers=workers, minimum_side=MINIMUM_SIDE):
         row = rows[result.index]
-        row.score, row.error = result.score, result.reason
+        row.score, row.std, row.error = result.score, result.std, result.reason
         row.width, row.height = result.decoded.full_size or (None, None)
         yield row

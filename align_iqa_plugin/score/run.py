@@ -22,7 +22,9 @@ from align_iqa_plugin.data.images import MAX_KEPT_PIXELS, batches_of_one_size
 from align_iqa_plugin.runtime.errors import reason_of
 
 Metric = Callable[[torch.Tensor, list[str] | None], Sequence[float]]
-"""``metric(images, prompts)`` gives n scores; images (n, 3, h, w) in [0, 1] are on the scorer's device, prompts n or None."""
+"""``metric(images, prompts)`` gives n scores; images (n, 3, h, w) in [0, 1] are on the scorer's device, prompts n or None.
+
+Where it has a method `predict`, of the same arguments, that is called instead: it gives n scores, and n deviations or None."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Result:
     seconds: float | None = None  # its share of the time that its batch took; None for the first batch, which warms up
     batch_size: int = 0  # images that were scored together with it, itself included
     decoded: Decoded = Decoded()  # its size, and what reading took; without pixels
+    std: float | None = None  # of the error of the score, in its unit; None where the metric states none
 
 
 class BatchScorer:
@@ -88,16 +91,16 @@ class BatchScorer:
     def attempt(self, pictures: Sequence[Picture]) -> Iterator[Result]:
         """A result for each picture, scored together if that works, else in smaller batches."""
         try:
-            scores, seconds = self.run(pictures)
+            scores, deviations, seconds = self.run(pictures)
         # Whatever a metric raises becomes the reason of its image; the other images go on.
         except Exception as error:
             reason, out_of_memory = f'made the metric fail: {reason_of(error)}', is_out_of_memory(error)
         else:
             share = seconds / len(pictures) if self.warm else None
             self.warm = True
-            for picture, score in zip(pictures, scores, strict=True):
+            for picture, score, std in zip(pictures, scores, deviations, strict=True):
                 if isfinite(score):
-                    yield Result(picture.index, score, '', share, len(pictures), picture.decoded)
+                    yield Result(picture.index, score, '', share, len(pictures), picture.decoded, std)
                 else:
                     yield Result(picture.index, None, f'got the score {score}.', decoded=picture.decoded)
             return
@@ -113,8 +116,8 @@ class BatchScorer:
             yield from self.attempt(pictures[:count])
             pictures = pictures[count:]
 
-    def run(self, pictures: Sequence[Picture]) -> tuple[list[float], float]:
-        """The scores of the pictures, and the seconds that they took together.
+    def run(self, pictures: Sequence[Picture]) -> tuple[list[float], list[float | None], float]:
+        """The scores of the pictures, their deviations, and the seconds that they took together.
 
         Raises:
             Exception: whatever the metric raises, and ValueError if it gives another number of scores.
@@ -123,11 +126,13 @@ class BatchScorer:
         prompts = [picture.prompt or '' for picture in pictures] if pictures[0].prompt else None
         self.wait()
         start = time.perf_counter()
-        scores = self.metric(batch.to(self.device) / 255, prompts)
+        predict = getattr(self.metric, 'predict', None)
+        images = batch.to(self.device) / 255
+        scores, deviations = predict(images, prompts) if predict else (self.metric(images, prompts), None)
         self.wait()
         if len(scores) != len(pictures):
             raise ValueError(f'{len(scores)} scores for {len(pictures)} images')
-        return list(scores), time.perf_counter() - start
+        return list(scores), list(deviations or [None] * len(scores)), time.perf_counter() - start
 
     def wait(self) -> None:
         """Wait until the GPU has finished."""

@@ -1,9 +1,9 @@
 """A folder of Parquet files that holds scores while they are computed: an image that has a score there is not scored again.
 
-Each file appears whole or not at all, with the columns image, prompt, score, width, height and error; unknown prompts, and the
-numbers of images that failed, are null. When all is scored, further columns may be added to all files. A row is found again by
-its image (absolute path or URI) and prompt. The files also name the weights and the version of this package that the scores
-come from: a folder holds the scores of one of those.
+Each file appears whole or not at all, with the columns image, prompt, score, std, width, height and error; unknown prompts, the
+numbers of images that failed, and the std of weights that state none, are null. When all is scored, further columns may be
+added to all files. A row is found again by its image (absolute path or URI) and prompt. The files also name the weights and the
+version of this package that the scores come from: a folder holds the scores of one of those.
 """
 
 import os
@@ -27,6 +27,7 @@ _KINDS = {
     'image': pyarrow.string(),
     'prompt': pyarrow.string(),
     'score': pyarrow.float64(),
+    'std': pyarrow.float64(),
     'width': pyarrow.int64(),
     'height': pyarrow.int64(),
     'error': pyarrow.string(),
@@ -62,9 +63,10 @@ class ScoreFolder:
             raise FolderError(f"'{path}' cannot be used: {' '.join(str(error).split())}.") from error
         self.schema = pyarrow.schema(_KINDS.items(), metadata={'origin': origin})
         for file, schema in schemas.items():
-            if not set(self.schema).issubset(schema):
+            if not {*self.schema.names} - {'std'} <= {*schema.names}:
                 raise FolderError(f"'{file}' holds no scores of `align-iqa score`; choose another output.")
-            if (schema.metadata or {}).get(b'origin') != origin.encode():
+            # the files of 0.4.0 have no std
+            if (schema.metadata or {}).get(b'origin') != origin.encode() or 'std' not in schema.names:
                 raise FolderError(
                     f"'{path}' holds scores of other weights or of another version; delete it, or choose another output."
                 )
@@ -99,7 +101,7 @@ class ScoreFolder:
         found = 0
         for row in rows:
             if not row.error and (known := scored.get(row.key)):
-                row.score, row.width, row.height = known['score'], known['width'], known['height']
+                row.score, row.std, row.width, row.height = (known[name] for name in ('score', 'std', 'width', 'height'))
                 found += 1
         return found
 
@@ -110,7 +112,7 @@ class ScoreFolder:
             self._next += 1
 
     def add_columns(self, rows: list[Row]) -> None:
-        """Give all files the further columns of these rows, before the score, and `kept` behind it where there is a choice.
+        """Give all files the further columns of these rows, before the score, and `kept` behind `std` where there is a choice.
 
         Other rows in the folder keep what they have, or get null, so that all files have the same columns.
 
@@ -124,7 +126,7 @@ class ScoreFolder:
         if not further and not choice:
             return
         kinds = _KINDS | {'kept': pyarrow.bool_()} | dict.fromkeys(further, pyarrow.string())
-        order = ['image', 'prompt', *further, 'score', *choice, 'width', 'height', 'error']
+        order = ['image', 'prompt', *further, 'score', 'std', *choice, 'width', 'height', 'error']
         schema = pyarrow.schema([(name, kinds[name]) for name in order], metadata=self.schema.metadata)
         row_of = {row.key: row for row in rows}
         for file, table in self._tables():

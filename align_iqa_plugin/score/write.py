@@ -16,14 +16,14 @@ TABLE_ROWS, TABLE_ERRORS = 40, 10  # more are printed only where no output takes
 def write_rows(file: Path, rows: list[Row], *, with_prompt: bool, with_mos: bool) -> str:
     """Write all rows to a .csv, .json or .parquet file, which appears whole or not at all; gives a sentence that says so.
 
-    The further columns of image tables come before the score, as text; where a choice was made, `kept` follows it.
+    The further columns of image tables come before the score, as text; `std` follows it, and `kept` where a choice was made.
 
     Raises:
         OSError: it cannot be written.
     """
     further = further_columns(rows)
     choice = ['kept'] * any(row.kept is not None for row in rows)
-    own = ['score', *choice, *['mos'] * with_mos, *['prompt'] * with_prompt, 'width', 'height', 'error']
+    own = ['score', 'std', *choice, *['mos'] * with_mos, *['prompt'] * with_prompt, 'width', 'height', 'error']
     header = ['image', *further, *own]
     records: list[dict[str, str | float | None]] = [
         {
@@ -38,7 +38,9 @@ def write_rows(file: Path, rows: list[Row], *, with_prompt: bool, with_mos: bool
             import pyarrow
             from pyarrow import parquet
 
-            kinds = {'score': pyarrow.float64(), 'mos': pyarrow.float64(), 'width': pyarrow.int64(), 'height': pyarrow.int64()}
+            kinds = dict.fromkeys(('score', 'std', 'mos'), pyarrow.float64()) | dict.fromkeys(
+                ('width', 'height'), pyarrow.int64()
+            )
             kinds |= {'kept': pyarrow.bool_()} | {name: pyarrow.string() for name in further}
             schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in header])
             with part.open('wb') as opened:  # pyarrow opens no path that is not UTF-8
@@ -82,6 +84,7 @@ def print_table(rows: list[Row]) -> None:
     columns = {
         'image': lambda row: printable(row.image),
         'score': lambda row: '' if row.score is None else f'{row.score:.4f}',
+        'std': lambda row: '' if row.std is None else f'{row.std:.4f}',
         'mos': lambda row: '' if row.mos is None else f'{row.mos:.4f}',
         'prompt': lambda row: printable(row.prompt or ''),
         'size': lambda row: '' if row.width is None else f'{row.width} x {row.height}',
@@ -90,7 +93,7 @@ def print_table(rows: list[Row]) -> None:
     table = Table()
     shown = {name: cell for name, cell in columns.items() if name in ('image', 'score') or any(map(cell, rows))}
     for name in shown:
-        numeric = name in ('score', 'mos', 'size')
+        numeric = name in ('score', 'std', 'mos', 'size')
         table.add_column(name, overflow='fold', justify='right' if numeric else 'left', no_wrap=numeric)
     for row in rows:
         # Text: file names and prompts may hold what rich takes for markup

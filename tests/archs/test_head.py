@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from align_iqa_plugin.archs.head import HEADS, KernelHead, LinearHead, MLPHead
+from align_iqa_plugin.archs.head import HEADS, SINCE_0_5, KernelHead, LinearHead, MLPHead
 
 FOLDS = [row % 4 for row in range(40)]
 
@@ -170,3 +170,61 @@ def test_the_score_of_the_kernel_head_can_be_followed_to_the_features(data):
     step = torch.autograd.grad(head(vectors).sum(), vectors)[0]
     rise = head(vectors + 1e-2 * step) - head(vectors - 1e-2 * step)
     torch.testing.assert_close(rise[:, 0], 2e-2 * step.square().sum(1), atol=1e-4, rtol=5e-2)
+
+
+@pytest.fixture
+def fitted(data):
+    vectors, scores = data
+    head = KernelHead(width=60, components=12)
+    return head, vectors, scores, head.fit(vectors, scores, alpha=0.2, folds=FOLDS)
+
+
+def test_the_deviation_grows_away_from_the_images_of_the_fit(fitted):
+    head, vectors, _, _ = fitted
+    far = vectors.mean(0) + torch.tensor([[1.0], [3.0], [10.0]]) * (vectors[:1] - vectors.mean(0))
+    std = head.deviation(far)[:, 0]
+    assert std[0] < std[1] < std[2]
+
+
+def test_ninety_percent_of_the_scores_are_within_the_interval_of_what_was_predicted_without_them(fitted):
+    head, vectors, scores, left_out = fitted
+    # in the fit, each row is left out; its deviation here, where it is not, is smaller
+    share = ((left_out - scores).abs() <= 1.6449 * head.deviation(vectors)).float().mean()
+    assert 0.75 <= share <= 0.9
+
+
+def test_each_target_has_its_own_deviation(data):
+    vectors, scores = data
+    head = KernelHead(width=60, targets=2, components=12)
+    mask = torch.ones(40, 2, dtype=torch.bool)
+    mask[:10, 1] = False
+    head.fit(vectors, torch.cat([scores, 10 * scores], 1), alpha=0.2, folds=FOLDS, mask=mask)
+    std = head.deviation(vectors)
+    assert std.shape == (40, 2) and (std[:, 1] > 3 * std[:, 0]).all()
+
+
+def test_the_deviation_changes_no_score_and_comes_back_from_the_state(fitted):
+    head, vectors, _, _ = fitted
+    other = KernelHead(width=60, components=12)
+    other.load_state_dict(head.state_dict())
+    assert torch.equal(other(vectors), head(vectors)) and torch.equal(other.deviation(vectors), head.deviation(vectors))
+
+
+def test_a_state_of_before_0_5_0_loads_and_knows_no_deviation_even_into_a_head_that_knew_one(fitted):
+    head, vectors, _, _ = fitted
+    old = {name: value for name, value in head.state_dict().items() if name not in SINCE_0_5}
+    before = head(vectors)
+    head.load_state_dict(old)
+    assert torch.equal(head(vectors), before) and head.deviation(vectors) is None
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_a_head_that_does_not_know_its_deviation_says_none(name):
+    assert HEADS[name](width=60).deviation(torch.randn(5, 60)) is None
+
+
+def test_calibration_scales_the_deviation_to_new_errors(fitted):
+    head, vectors, _, _ = fitted
+    before = head.deviation(vectors)
+    head.calibrate(vectors, 2 * 1.6449 * before[:, 0].double())
+    torch.testing.assert_close(head.deviation(vectors), 2 * before)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.archs.head import SINCE_0_5
 from align_iqa_plugin.archs.pretrained import checkpoint_state, create_align_iqa, full_state, load_checkpoint, read_network
 from align_iqa_plugin.register import register_archs
 
@@ -156,6 +157,20 @@ def test_tensors_without_metadata_have_to_be_all_tensors_of_the_network(tmp_path
     path = save({'conv.weight': torch.ones(1)}, tmp_path / 'other.pth')
     with pytest.raises(ValueError, match='other.pth: .*no metadata.* conv.weight'):
         create_align_iqa(**TINY, pretrained_model_path=path)
+
+
+@pytest.mark.parametrize(
+    'state_of', [checkpoint_state, full_state, torch.nn.Module.state_dict], ids=['checkpoint', 'full', 'bare']
+)
+def test_files_of_before_0_5_0_give_the_same_scores_and_no_deviation(tmp_path, state_of):
+    net = network()
+    path = save(state_of(net), tmp_path / 'new.pth')
+    new = create_align_iqa(**TINY, pretrained_model_path=path).eval().predict(IMAGE)
+    assert torch.equal(new.std, net.predict(IMAGE).std)
+    old = {name: value for name, value in state_of(net).items() if name.removeprefix('head.') not in SINCE_0_5}
+    path = save(old, tmp_path / 'old.pth')
+    prediction = create_align_iqa(**TINY, pretrained_model_path=path).eval().predict(IMAGE)
+    assert torch.equal(prediction.scores, net(IMAGE)) and prediction.std is None
 
 
 def test_an_untrained_network_stays_untrained_in_a_file(tmp_path):

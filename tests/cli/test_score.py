@@ -97,7 +97,7 @@ def test_without_prompts_the_network_gets_none(folder, metric):
     grey('a.png')
     assert run('a.png', '--output', 'out.csv').exit_code == 0
     assert metric.calls == [((1, 3, 40, 40), None)]
-    assert list(rows_of('out.csv')[0]) == ['image', 'score', 'width', 'height', 'error']
+    assert list(rows_of('out.csv')[0]) == ['image', 'score', 'std', 'width', 'height', 'error']
 
 
 def test_prompts_of_a_csv_and_what_it_leaves_open(folder, metric):
@@ -308,7 +308,7 @@ def test_the_best_of_each_prompt_are_printed_drawn_and_copied_and_the_output_has
     assert '2 kept: the best 1 for each prompt.' in result.stderr and '2 images copied to best.' in result.stderr
     assert [name for name in ('a.png', 'x/b.png', 'x/c.png', 'small') if name in result.stdout] == ['x/b.png', 'x/c.png']
     rows = rows_of('out.csv')
-    assert list(rows[0]) == ['image', 'seed', 'score', 'kept', 'prompt', 'width', 'height', 'error'] and len(rows) == 7
+    assert list(rows[0]) == ['image', 'seed', 'score', 'std', 'kept', 'prompt', 'width', 'height', 'error'] and len(rows) == 7
     assert kept_in('out.csv') == ['x/b.png', 'x/c.png'] and sorted(os.listdir('best')) == ['b.png', 'c.png']
     assert Path('best/b.png').read_bytes() == Path('x/b.png').read_bytes()
     with Image.open('sheet.png') as drawn:
@@ -376,6 +376,26 @@ def test_an_image_that_cannot_be_linked_gets_a_reason_and_costs_no_other_its_lin
     assert result.exit_code == 1 and 'no link leads to a URI' in result.stderr and os.listdir('best') == ['a.png']
 
 
+def test_deviations_are_written_and_ties_of_the_best_are_said(folder, use):
+    class Sure(Brightness):
+        def predict(self, batch, prompts):
+            return self(batch, prompts), [0.3] * len(batch)
+
+    use(Sure())
+    for name, value in (('a.png', 200), ('b.png', 100), ('c.png', 95)):
+        grey(name, value)
+    result = run('a.png', 'b.png', 'c.png', '--best', 2, '--output', 'out.csv')
+    assert [row['std'] for row in rows_of('out.csv')] == ['0.3'] * 3
+    assert 'are a tie' in result.output and 'no deviation' not in result.output
+    assert 'are a tie' not in run('a.png', 'b.png', 'c.png', '--best', 1).output
+
+
+def test_weights_without_deviations_leave_the_column_empty_which_is_said_once(folder):
+    grey('a.png'), grey('b.png')
+    result = run('a.png', 'b.png', '--output', 'out.csv')
+    assert [row['std'] for row in rows_of('out.csv')] == ['', ''] and result.output.count('no deviation') == 1
+
+
 def test_a_stop_before_the_end_chooses_and_copies_nothing(five, use):
     def interrupt():
         raise KeyboardInterrupt
@@ -406,7 +426,7 @@ def test_with_ray_the_folder_of_the_scores_gets_the_columns_and_what_is_kept(tab
     for options, kept in (('--best 1', ['x/b.png', 'x/c.png']), ('--min-score 4', ['x/c.png'])):
         run(table, '--engine', 'ray', '--output', 'scores', *options.split())
         rows = pd.read_parquet('scores')
-        assert list(rows) == ['image', 'prompt', 'seed', 'score', 'kept', 'width', 'height', 'error'] and len(rows) == 7
+        assert list(rows) == ['image', 'prompt', 'seed', 'score', 'std', 'kept', 'width', 'height', 'error'] and len(rows) == 7
         assert sorted(rows['image'][rows['kept']]) == [os.path.abspath(name) for name in kept]
 
 
@@ -427,7 +447,7 @@ def test_the_samples_are_scored_beside_their_mos(folder, metric):
     result = run('--samples', '--output', 'out.csv', '--sheet', 'sheet.png')
     assert result.exit_code == 0, result.output
     table = pd.read_csv('out.csv')
-    assert list(table) == ['image', 'score', 'mos', 'prompt', 'width', 'height', 'error'] and len(table) == 12
+    assert list(table) == ['image', 'score', 'std', 'mos', 'prompt', 'width', 'height', 'error'] and len(table) == 12
     assert metric.calls[0][1] == list(table['prompt'])
     correlation = table['score'].rank().corr(table['mos'].rank())
     assert f'between score and MOS: {correlation:.3f} over 12 images.' in result.stdout

@@ -40,7 +40,7 @@ def score_table(images, mos, *, dataset='set a', prompts, generators, metrics, s
             row = {'dataset': dataset, 'metric': metric, 'image': path.name, 'path': str(path), 'sha256': '0' * 64}
             row |= {'prompt': prompt, 'prompt_id': '', 'generator': generator, 'style': '', 'mos': each, 'mos_std': np.nan}
             row |= {'mos_align': np.nan, 'score': score, 'reason': '', 'lower_better': lower_better, 'uses_prompt': False}
-            rows.append({**row, 'shuffled_score': np.nan, 'seconds': np.nan})
+            rows.append({**row, 'shuffled_score': np.nan, 'seconds': np.nan, 'std': np.nan})
     return pd.DataFrame(rows)
 
 
@@ -373,6 +373,27 @@ def test_disagreements_are_the_largest_differences_of_ranks(written, comparison)
         for index, image in enumerate(data['images']):
             scored = image['name'] in set(rows['image'])
             assert (metric['scores'][index] is not None) == (metric['ranks'][index] is not None) == scored
+
+
+def test_deviations_and_ties_within_a_prompt_are_shown_of_the_metric_that_states_them(comparison):
+    scores = comparison['scores'].copy()
+    good = scores['metric'] == 'good'
+    images = ['image_0002.png', 'image_0003.png', 'image_0004.png', 'image_0005.png']  # two of each prompt
+    for image, score in zip(images, [1.0, 1.4, 1.0, 3.0], strict=True):
+        scores.loc[good & (scores['image'] == image), 'score'] = score
+    scores.loc[good, 'std'] = 0.3
+    text = page.page_html(comparison['summary'], scores, comparison['metrics'], PROVENANCE)
+    (data,) = data_of(text)
+    metrics = {metric['name']: metric for metric in data['metrics']}
+    ties = {image['name']: count for image, count in zip(data['images'], metrics['good']['ties'], strict=True)}
+    assert [ties[image] for image in images] == [1, 1, 0, 0]
+    assert set(metrics['good']['std']) == {0.3} and metrics['poor']['std'] is None is metrics['poor']['ties']
+    assert 'standard deviation of its error' in text
+
+
+def test_a_page_without_deviations_says_nothing_of_ties(comparison):
+    text = page.page_html(comparison['summary'], comparison['scores'], comparison['metrics'], PROVENANCE)
+    assert 'are tied where' not in text
 
 
 def test_pictures_are_small_and_the_ones_that_cannot_be_read_are_counted(comparison, tmp_path):

@@ -132,3 +132,18 @@ def test_where_what_is_read_cannot_be_written_the_sentence_says_so(whole, damage
     message, path = damaged(without(whole[0], leaves(whole[0])[0]))
     assert 'move it away' in message and "scores.rescued.sqlite' cannot be written: No space left on device" in message
     assert not path.exists()
+
+
+def test_a_damaged_database_without_deviations_gives_back_its_scores(whole, damaged, tmp_path):
+    path = tmp_path / 'old.sqlite'
+    path.write_bytes(whole[0])
+    columns = 'device, batch, seconds, reason, score, prompt, sha256, configuration'
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.executescript('DROP VIEW score_table; DROP INDEX scores_copy; ALTER TABLE scores DROP COLUMN std;')
+        database.executescript(f'CREATE INDEX scores_copy ON scores (scored_at, {columns}); PRAGMA user_version = 3; VACUUM;')
+    content = path.read_bytes()
+    message, rescued = damaged(without(content, *leaves(content)[:1]))
+    assert 'scores that can be read' in message
+    with Store(rescued) as store:
+        (count,) = store._database.execute('SELECT count(score) FROM scores').fetchone()
+    assert 0 < count < COUNT

@@ -339,3 +339,18 @@ def test_images_are_decoded_the_same_in_workers(store, tmp_path):
         grey(value) for number, value in enumerate(values) if number != 3
     ]
     assert 'not a picture' in table['reason'][3]
+
+
+def test_deviations_that_a_metric_states_are_in_the_store(store, tmp_path):
+    class Predicting(Brightness):
+        def predict(self, images, prompts):
+            scores = self(images, prompts)
+            return scores, [0.25] * len(scores)
+
+    Image.new('RGB', (40, 40), (99, 99, 99)).save(tmp_path / 'a.png')
+    metric = Predicting()
+    store.put_images('set', [LabelledImage('a.png', str(tmp_path / 'a.png'), 'sha')])
+    store.put_metric(metric.configuration, 'cpu')
+    store.put_comparison('set', 'brightness')
+    Scorer(metric, store, batch_size=4, workers=0).score('set')
+    assert store.score_table()['std'].tolist() == [0.25]

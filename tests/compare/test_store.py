@@ -26,7 +26,7 @@ PLAIN = Configuration('entropy', '{"type": "Entropy"}', 'abc', 'version 1', scor
 PROMPTED = replace(PLAIN, metric='clipscore', uses_prompt=True)
 # columns that the statistics and the page read
 SCORES = (
-    'dataset metric image path sha256 prompt prompt_id generator style mos mos_std mos_align score reason lower_better '
+    'dataset metric image path sha256 prompt prompt_id generator style mos mos_std mos_align score std reason lower_better '
     'uses_prompt shuffled_score seconds'
 ).split()
 METRICS = (
@@ -415,7 +415,9 @@ def test_a_database_of_0_3_0_is_migrated_in_place_and_goes_on(of_v030):
     assert len(rows) == 6 and "there is no such file in '/images'." in rows[-1]
     for _ in range(2):  # the second time there is nothing to do
         with Store(path) as store:
-            assert store._database.execute('SELECT * FROM score_table').fetchall() == rows
+            found = store._database.execute('SELECT * FROM score_table').fetchall()
+            place = SCORES.index('std')  # which 0.3.0 did not know
+            assert [(*row[:place], *row[place + 1 :]) for row in found] == rows and {row[place] for row in found} == {None}
             assert store._database.execute('PRAGMA user_version').fetchone() == (module.LAYOUT,)
     configuration = Configuration('entropy', '{}', 'abc', 'align-iqa-plugin 0.3.0, pyiqa 0.1.16')
     with Store(path) as store:
@@ -436,12 +438,40 @@ def test_a_database_without_copies_gets_their_columns_and_goes_on(tmp_path, inde
         rows = store.score_table()
         store._database.executescript(
             'DROP VIEW copy_table; DROP VIEW score_table; CREATE VIEW score_table AS SELECT 1; DROP INDEX images_copy; '
+            'DROP INDEX scores_copy; ALTER TABLE scores DROP COLUMN std; '
             f'ALTER TABLE images DROP COLUMN copy; ALTER TABLE images DROP COLUMN level; {indexes} PRAGMA user_version = 2;'
         )
     with Store(path) as store:
         assert store.score_table().equals(rows)
         store.put_images('set', [image(1), *COPIES])
         assert len(wanted(store, PLAIN)) == 2
+
+
+WITHOUT_STD = 'DROP VIEW score_table; DROP INDEX scores_copy; ALTER TABLE scores DROP COLUMN std; PRAGMA user_version = 3;'
+WITHOUT_STD += 'CREATE VIEW score_table AS SELECT 1; CREATE INDEX scores_copy ON scores (score, prompt, sha256, configuration);'
+
+
+def test_a_database_without_deviations_gets_their_column_and_goes_on(tmp_path):
+    path = tmp_path / 'scores.sqlite'
+    with Store(path) as store:
+        store.put_images('set', [image(1), image(2)])
+        use(store, PLAIN)
+        store.put_scores(PLAIN, [Result('sha1', '', 0.5)], 'cpu')
+        store._database.executescript(WITHOUT_STD)
+    with Store(path) as store:
+        store.put_scores(PLAIN, [Result('sha2', '', 0.7, std=0.2)], 'cpu')
+        table = store.score_table()
+    assert table['score'].tolist() == [0.5, 0.7]
+    assert table['std'].isna().tolist() == [True, False] and table['std'][1] == 0.2
+
+
+def test_a_failure_leaves_no_deviation_and_a_score_brings_its_own(store):
+    store.put_images('set', [image(1)])
+    use(store, PLAIN)
+    store.put_scores(PLAIN, [Result('sha1', '', None, 'broke')], 'cpu')
+    assert store.score_table()['std'].isna().all()
+    store.put_scores(PLAIN, [Result('sha1', '', 0.5, std=0.1)], 'cpu')
+    assert store.score_table()['std'].tolist() == [0.1]
 
 
 def test_a_migration_that_fails_changes_nothing(of_v030, monkeypatch):

@@ -55,6 +55,20 @@ def test_scores_after_pairs_have_the_mean_and_deviation_of_before(network):
     assert not torch.equal(weight, network.head.weight)
 
 
+@pytest.mark.parametrize('unit', [1.0, 20.0])
+def test_the_deviation_after_a_fit_holds_on_the_ratings_that_were_left_out(unit):
+    torch.manual_seed(2)
+    net = AlignIQA(backbone='test_vit', backbone_weights='random', input_size=32, stages=2).eval()
+    vectors, features = torch.randn(60, net.msfa.width), torch.randn(40, net.msfa.width)
+    net.head.fit(vectors, vectors[:, :1], alpha=1.0, folds=[row % 5 for row in range(60)])
+    noisy = unit * (features[:, 0] + torch.randn(40))
+    problem = RatingProblem(net, features, ratings(noisy.tolist(), list(range(40))))
+    found = problem.fit()
+    problem.apply(found)
+    errors = (found.left_out - problem.values).abs()
+    assert float((errors <= 1.6449 * net.head.deviation(features)[:, 0]).double().mean()) == pytest.approx(0.9, abs=0.03)
+
+
 def test_ratings_of_a_prompt_share_a_group_and_images_without_one_stand_alone(network):
     features = torch.randn(4, network.msfa.width)
     given = ratings([1.0, 2.0, 3.0, 4.0, 2.0], [0, 1, 2, 3, 0], prompts=['a cat', 'a cat', '', ''])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from align_iqa_plugin.score.choose import Choice, choose, describe, mark_kept
+from align_iqa_plugin.score.choose import Choice, choose, describe, mark_kept, ties
 from align_iqa_plugin.score.rows import Row
 
 
@@ -113,3 +113,17 @@ def test_prompts_that_no_image_has_are_a_sentence():
 )
 def test_a_choice_is_described(choice, words):
     assert describe(CATS_AND_DOGS, Choice(**choice)) == words
+
+
+def test_a_tie_is_counted_where_the_last_that_is_kept_and_the_next_are_within_the_error_of_their_difference():
+    cats = [row('a', 3.0, 'cat'), row('b', 2.0, 'cat'), row('c', 1.8, 'cat')]
+    dogs = [row('d', 3.0, 'dog'), row('e', 2.0, 'dog'), row('f', 1.0, 'dog')]
+    one = [row('g', 3.0, 'one fish')]
+    for each in (*cats, *dogs, *one):
+        each.std = 0.4
+    assert ties([*cats, *dogs, *one], Choice(best=2)) == (1, 2)
+    assert ties([*cats, *dogs, *one], Choice(best=1)) == (0, 2)
+
+
+def test_scores_without_deviations_are_no_ties():
+    assert ties(CATS_AND_DOGS, Choice(best=1)) == (0, 0) == ties(CATS_AND_DOGS, Choice(min_score=1))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageChops
 
 from align_iqa_plugin.score import contact_sheet as sheet
 from align_iqa_plugin.score.rows import Row
@@ -77,3 +77,9 @@ def test_a_sheet_survives_a_thin_image_and_one_that_is_gone(grey):
     grey('thin.png', size=(16_000, 32))
     tiles = [sheet.Tile(Path('thin.png'), 'thin.png', 2.0), sheet.Tile(Path('gone.png'), 'gone.png', 1.0, 3.0, 'a cat')]
     assert sheet.draw_sheet(tiles).width == 3 * (sheet.SIDE + sheet.GAP) + sheet.GAP
+
+
+def test_the_deviation_is_drawn_behind_the_score(folder):
+    plain, with_std = (sheet.draw_sheet([sheet.Tile(Path('gone.png'), 'a', 2.0, std=std)]) for std in (None, 0.4))
+    left, top, right, bottom = ImageChops.difference(plain, with_std).getbbox()
+    assert sheet.GAP < left and right < sheet.GAP + sheet.SIDE and top > sheet.HEADER + sheet.SIDE

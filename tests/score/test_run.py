@@ -235,3 +235,14 @@ def test_a_copy_is_scored_as_it_is_made_and_its_time_is_not_that_of_reading(tmp_
     assert [result.decoded.full_size for result in results[:4]] == [(40, 40), (40, 40), (32, 32), (512, 512)]
     assert [result.decoded.seconds is None for result in results] == [False, True, True, True, True]
     assert results[4].reason == 'does not exist.'
+
+
+def test_a_metric_that_predicts_gives_each_score_its_deviation(pixels):
+    class Predicting(Brightness):
+        def predict(self, batch, prompts):
+            scores = self(batch, prompts)
+            return scores, [score / 2 for score in scores]
+
+    files = pixels([0, 100, 200])
+    assert [result.std for result in scored(files, Predicting())] == [grey(0), grey(50), grey(100)]
+    assert [result.std for result in scored(files, Brightness())] == [None] * 3

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from align_iqa_plugin.score import score_folder
 from align_iqa_plugin.score.rows import Row
@@ -16,7 +17,7 @@ from align_iqa_plugin.score.score_folder import FolderError, ScoreFolder, score_
 
 def row(image, score, prompt=None, error=''):
     size = 64 if score is not None else None
-    return {'image': image, 'prompt': prompt, 'score': score, 'width': size, 'height': size, 'error': error}
+    return {'image': image, 'prompt': prompt, 'score': score, 'std': None, 'width': size, 'height': size, 'error': error}
 
 
 @pytest.fixture
@@ -99,6 +100,20 @@ def test_two_commands_do_not_share_a_folder(folder, tmp_path):
     assert len(problems) == 1 and 'another command' in problems[0]
 
 
+def test_a_deviation_is_found_again_with_its_score(folder):
+    folder().add([row('/a', 1.0) | {'std': 0.25}])
+    rows = [Row('a', Path('/a'))]
+    assert folder().fill(rows) == 1 and (rows[0].score, rows[0].std) == (1.0, 0.25)
+
+
+def test_a_folder_of_0_4_0_which_knew_no_deviation_is_of_another_version(folder, tmp_path):
+    folder().add([row('/a', 1.0)])
+    file = tmp_path / 'scores' / 'part-000000.parquet'
+    parquet.write_table(parquet.read_table(file).drop_columns('std'), file)
+    with pytest.raises(FolderError, match='another version'):
+        folder()
+
+
 def test_columns_are_added_to_all_files_and_other_rows_keep_theirs(folder, tmp_path):
     opened = folder()
     opened.add([row('/a', 1.0), row('/b', 2.0)])
@@ -106,7 +121,7 @@ def test_columns_are_added_to_all_files_and_other_rows_keep_theirs(folder, tmp_p
     opened.add([row('/c', 3.0, 'cat')])
     opened.add_columns([Row('c', Path('/c'), 'cat', columns={'cfg': '1.5'}, kept=False)])
     table = pd.read_parquet(tmp_path / 'scores')
-    assert list(table) == ['image', 'prompt', 'seed', 'cfg', 'score', 'kept', 'width', 'height', 'error']
+    assert list(table) == ['image', 'prompt', 'seed', 'cfg', 'score', 'std', 'kept', 'width', 'height', 'error']
     cells = table.astype(object).where(table.notna(), None)[['image', 'seed', 'cfg', 'kept']].values.tolist()
     assert cells == [['/a', '7', None, True], ['/b', None, None, None], ['/c', None, '1.5', False]]
     assert set(folder().read_scored([])) == {('/a', None), ('/b', None), ('/c', 'cat')}

@@ -23,7 +23,7 @@ def write_all(file, *rows):
 def test_each_kind_of_file_holds_the_same_rows(folder, ending):
     output = Path(f'out{ending}')
     rows = [
-        Row('ü[b].png', Path('ü[b].png'), 'NA', score=1.9412, width=40, height=41),
+        Row('ü[b].png', Path('ü[b].png'), 'NA', score=1.9412, std=0.25, width=40, height=41),
         Row('small.png', Path('small.png'), 'a, "b"', width=8, height=40, error='is small.'),
     ]
     write_all(output, *rows)
@@ -31,28 +31,29 @@ def test_each_kind_of_file_holds_the_same_rows(folder, ending):
         read = json.loads(output.read_text(encoding='utf-8'), parse_constant=pytest.fail)
     elif ending == '.parquet':
         table = pd.read_parquet(output)
-        assert table['score'].dtype == np.float64 and table['width'].dtype == np.int64
+        assert table['score'].dtype == table['std'].dtype == np.float64 and table['width'].dtype == np.int64
         read = table.astype(object).where(table.notna(), None).to_dict('records')
     else:
         with open(output, encoding='utf-8', newline='') as file:
             read = [
-                {**row, 'score': float(row['score']) if row['score'] else None}
+                row
+                | {name: float(row[name]) if row[name] else None for name in ('score', 'std')}
                 | {side: int(row[side]) for side in ('width', 'height')}
                 for row in csv.DictReader(file)
             ]
     assert read == [
-        {'image': 'ü[b].png', 'score': 1.9412, 'prompt': 'NA', 'width': 40, 'height': 41, 'error': ''},
-        {'image': 'small.png', 'score': None, 'prompt': 'a, "b"', 'width': 8, 'height': 40, 'error': 'is small.'},
+        {'image': 'ü[b].png', 'score': 1.9412, 'std': 0.25, 'prompt': 'NA', 'width': 40, 'height': 41, 'error': ''},
+        {'image': 'small.png', 'score': None, 'std': None, 'prompt': 'a, "b"', 'width': 8, 'height': 40, 'error': 'is small.'},
     ]
-    assert list(read[0]) == ['image', 'score', 'prompt', 'width', 'height', 'error']
+    assert list(read[0]) == ['image', 'score', 'std', 'prompt', 'width', 'height', 'error']
 
 
 def test_columns_that_are_not_known_are_left_out(folder):
     rows = [Row('a.png', Path('a.png'), mos=2.0, score=1.0)]
     write_rows(Path('without.csv'), rows, with_prompt=False, with_mos=False)
     write_rows(Path('with.csv'), rows, with_prompt=True, with_mos=True)
-    assert Path('without.csv').read_text().splitlines()[0] == 'image,score,width,height,error'
-    assert Path('with.csv').read_text().splitlines()[0] == 'image,score,mos,prompt,width,height,error'
+    assert Path('without.csv').read_text().splitlines()[0] == 'image,score,std,width,height,error'
+    assert Path('with.csv').read_text().splitlines()[0] == 'image,score,std,mos,prompt,width,height,error'
 
 
 @pytest.mark.parametrize('ending', ['.csv', '.json', '.parquet'])
@@ -67,7 +68,7 @@ def test_further_columns_stand_before_the_score_and_what_is_kept_behind_it(folde
         '.json': lambda: pd.DataFrame(json.loads(Path('out.json').read_text())),
         '.parquet': lambda: pd.read_parquet('out.parquet'),
     }[ending]()
-    assert list(read) == ['image', 'seed', 'mos', 'score', 'kept', 'width', 'height', 'error']
+    assert list(read) == ['image', 'seed', 'mos', 'score', 'std', 'kept', 'width', 'height', 'error']
     assert list(read['kept']) == [True, False]
     first, second = read[['seed', 'mos']].astype(object).where(read[['seed', 'mos']].notna(), None).values.tolist()
     assert first == ['007', ''] and second == (['', ''] if ending == '.csv' else [None, None])
@@ -99,6 +100,13 @@ def test_the_table_shows_every_name_in_full_and_as_it_is(capsys):
     print_table([Row(name, Path(name), score=2.0)])
     shown = capsys.readouterr().out
     assert 'x' * 150 + '[red]b[/red]\N{REPLACEMENT CHARACTER}[31m.png' in shown and '2.0000' in shown
+
+
+def test_a_deviation_is_printed_beside_its_score_and_no_column_where_none_is_known(capsys):
+    print_table([Row('a.png', Path('a'), score=2.0, std=0.375), Row('b.png', Path('b'), score=1.0)])
+    assert '0.3750' in capsys.readouterr().out
+    print_table([Row('b.png', Path('b'), score=1.0)])
+    assert 'std' not in capsys.readouterr().out
 
 
 def test_many_rows_are_printed_only_where_no_file_has_them(capsys, monkeypatch):

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from align_iqa_plugin.compare.report.leaderboard import interval_of, ranked, seconds_of, value_of
 from align_iqa_plugin.data.images import ImageError, read_image
+from align_iqa_plugin.runtime.interval import is_tie
 
 MAX_POINTS = 3000
 """Dots in a chart of a data set; of more images, these are taken evenly from the lowest MOS to the highest."""
@@ -29,24 +30,30 @@ def without_failures(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(score=scores['score'].where(counts), reason=scores['reason'].fillna(''))
 
 
-def images_and_scores(scores: pd.DataFrame, metrics: Sequence[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The images of a data set, and the score of each (rows) by each metric (columns)."""
+def images_and_scores(scores: pd.DataFrame, metrics: Sequence[str], value: str = 'score') -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The images of a data set, and the score, or another value, of each (rows) by each metric (columns)."""
     scores = scores[scores['metric'].isin(list(metrics))]
     # a name may stand in the labels more than once, with other prompts
     images = scores.drop_duplicates(['image', 'prompt']).set_index(['image', 'prompt'], drop=False)
-    matrix = scores.pivot(index=['image', 'prompt'], columns='metric', values='score')
+    matrix = scores.pivot(index=['image', 'prompt'], columns='metric', values=value)
     matrix = matrix.reindex(index=images.index, columns=list(metrics))
     return images.reset_index(drop=True), matrix.reset_index(drop=True)
 
 
 def explorer_data(
-    numbers: Mapping, images: pd.DataFrame, matrix: pd.DataFrame, runs: pd.DataFrame, limit: int, name: str
+    numbers: Mapping,
+    images: pd.DataFrame,
+    matrix: pd.DataFrame,
+    deviations: pd.DataFrame,
+    runs: pd.DataFrame,
+    limit: int,
+    name: str,
 ) -> dict:
     """Images and metrics of a data set as plain data, with at most `limit` pictures.
 
     Args:
         numbers: of the data set, in the summary.
-        images, matrix: of `images_and_scores`.
+        images, matrix, deviations: of `images_and_scores`; the deviations are NaN where a metric states none.
         runs: the metric table, by metric.
         name: of the data set, for the progress bar.
     """
@@ -78,6 +85,10 @@ def explorer_data(
     for data in metrics:
         scores = matrix[data['name']]
         data['scores'] = [_rounded(scores[index]) for index in shown]
+        std = deviations[data['name']]
+        data['std'] = [_rounded(std[index]) for index in shown] if std.notna().any() else None
+        tied = _ties(images['prompt'], scores, std)
+        data['ties'] = [tied[index] for index in shown] if std.notna().any() else None
         data['ranks'] = [data['ranks'].get(index) for index in shown]
         data['high'], data['low'] = ([index_in_page[index] for index in side] for side in disagreements[data['name']])
     scored = matrix.notna().any(axis=1)
@@ -98,6 +109,16 @@ def _disagreements(mos: pd.Series, scores: pd.Series) -> tuple[dict, tuple[list,
     high = [index for index in reversed(difference.index[-CARDS:]) if difference[index] > 0]
     low = [index for index in difference.index[:CARDS] if difference[index] < 0]
     return ranks, (high, low)
+
+
+def _ties(prompts: pd.Series, scores: pd.Series, std: pd.Series) -> list[int]:
+    """With how many other images of its prompt each image is tied (`is_tie`)."""
+    found = np.zeros(len(prompts), int)
+    for rows in prompts[prompts != ''].groupby(prompts).groups.values():
+        score, error = scores.to_numpy(float)[rows], std.to_numpy(float)[rows]
+        tied = is_tie(score[:, None], error[:, None], score, error)
+        found[rows] = tied.sum(1) - np.diag(tied)
+    return found.tolist()
 
 
 def _spread(items: Sequence, count: int) -> list:

@@ -104,7 +104,7 @@ function explore(section, dataset, number) {
       x: image.mos,
       y: score,
       kind: !mark || !mark.value ? '' : image.generator === mark.value ? 'marked' : 'muted',
-      text: [image.name, image.prompt, `MOS ${shown(image.mos, 2)}`, `score ${number4(score)}`].filter(Boolean).join(', '),
+      text: [image.name, image.prompt, `MOS ${shown(image.mos, 2)}`, `score ${scoreOf(metric, index)}`, tiesOf(metric, index)].filter(Boolean).join(', '),
     }));
     drawPlot(plot, points, {
       title: `Images by MOS and ${metric.name} score`,
@@ -131,6 +131,18 @@ function number4(value) {
   return String(Number(value.toPrecision(4))).replace('-', '−');
 }
 
+// 2.708 ± 0.38 where the metric states a deviation
+function scoreOf(metric, index) {
+  const std = metric.std?.[index] ?? null;
+  return number4(metric.scores[index]) + (std === null ? '' : ` ± ${shown(std, 2)}`);
+}
+
+// images of the same prompt whose scores are too close to say which is better
+function tiesOf(metric, index) {
+  const count = metric.ties?.[index];
+  return count ? `tied with ${count} other${count > 1 ? 's' : ''} of its prompt` : '';
+}
+
 function miniature(dataset, metric) {
   const known = pairs(dataset, metric);
   const [x, y] = [range(known.map(({ image }) => image.mos)), range(known.map(({ score }) => score))];
@@ -154,7 +166,8 @@ function picture(image, dataset, metric, index) {
   const add = (name, value) => value && facts.append(element('dt', {}, name), element('dd', { dir: 'auto' }, value));
   const [byMos, byScore] = metric.ranks[index];
   add('MOS', shown(image.mos, 2) + (image.mos_std === null ? '' : ` ± ${shown(image.mos_std, 2)}`) + `, rank ${byMos} of ${metric.ranked}`);
-  add('score', `${number4(metric.scores[index])}, rank ${byScore} of ${metric.ranked}`);
+  add('score', `${scoreOf(metric, index)}, rank ${byScore} of ${metric.ranked}`);
+  add('tie', tiesOf(metric, index));
   add('generator', image.generator);
   add('style', image.style);
   add('image', image.name);
@@ -167,7 +180,7 @@ function showCards(list, dataset, metric, indices) {
     const [byMos, byScore] = metric.ranks[index];
     return element('li', {}, frame(image),
       element('p', { class: 'prompt', dir: 'auto' }, image.prompt || image.name),
-      element('span', { class: 'numbers' }, `rank ${byScore} by score, ${byMos} by MOS, of ${metric.ranked}`));
+      element('span', { class: 'numbers' }, `rank ${byScore} by score, ${byMos} by MOS, of ${metric.ranked}; score ${scoreOf(metric, index)}`));
   });
   list.replaceChildren(...(cards.length ? cards : [element('li', { class: 'soft' }, 'none')]));
 }

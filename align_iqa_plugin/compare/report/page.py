@@ -109,7 +109,8 @@ def page_html(
     views, data = [], []
     for name, numbers in summary['datasets'].items():
         images, matrix = images_and_scores(scores[scores['dataset'] == name], ranked(numbers))
-        shown = explorer_data(numbers, images, matrix, runs, limit, name)
+        _, deviations = images_and_scores(scores[scores['dataset'] == name], ranked(numbers), 'std')
+        shown = explorer_data(numbers, images, matrix, deviations, runs, limit, name)
         behaviour = behaviour_view(numbers['behaviour']) if 'behaviour' in numbers else None
         view = dataset_view(name, numbers, scores[scores['dataset'] == name], runs, images, shown)
         views.append({**view, 'behaviour': behaviour})

@@ -113,6 +113,7 @@ def dataset_view(
         'points': f'{len(shown["images"]):,} of {len(images):,} images are shown, from the lowest MOS to the highest.'
         if some
         else '',
+        'has_std': any(metric['std'] for metric in shown['metrics']),
         'pictures': _missing_pictures(shown['images']),
         'strata': _strata(rows, numbers.get('prompt_words') or {}),
         'has_speed': any(row['seconds'] and value_of(row.get('srcc')) is not None for row in rows.values()),
