@@ -169,11 +169,7 @@ class AlignIQA(nn.Module):
     def predict(self, image: Float[Tensor, 'b c h w'], caption_list: Sequence[str | None] | None = None) -> Prediction:
         """Scores of a batch and their deviations, without gradients; arguments and errors as of `forward`.
 
-        >>> import pyiqa
-        >>> metric = pyiqa.create_metric('align_iqa', device='cpu')
-        >>> scores, std = metric.net.predict(torch.rand(2, 3, 64, 64))
-        >>> scores.shape, std.shape
-        (torch.Size([2, 1]), torch.Size([2, 1]))
+        With pyiqa: ``scores, std = metric.net.predict(images)``.
         """
         self._check_trained()
         # as pyiqa sets it: a score does not depend on which algorithm was the fastest

@@ -214,7 +214,7 @@ class KernelHead(LinearHead):
         noise = alpha * float(rated.float().mean())
         fold_of = torch.tensor(folds, device=vectors.device)[rated]
         explained, variance = explained_factor(kernel[points], kernel, own, noise, fold_of)
-        self.explained = explained.to(self.projection.dtype)
+        self.explained = explained.to(self.projection.dtype).contiguous()  # safetensors takes no other
         self.noise.fill_(noise)
         for target, (known, wrong) in enumerate(zip(present[rated].T, errors[rated].double().T, strict=True)):
             self.error_scale[target] = scale_of(wrong[known], variance[known])

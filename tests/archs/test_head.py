@@ -208,6 +208,7 @@ def test_the_deviation_changes_no_score_and_comes_back_from_the_state(fitted):
     other = KernelHead(width=60, components=12)
     other.load_state_dict(head.state_dict())
     assert torch.equal(other(vectors), head(vectors)) and torch.equal(other.deviation(vectors), head.deviation(vectors))
+    assert all(value.is_contiguous() for value in head.state_dict().values())  # as safetensors needs it
 
 
 def test_a_state_of_before_0_5_0_loads_and_knows_no_deviation_even_into_a_head_that_knew_one(fitted):
