@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from align_iqa_plugin import __version__
-from align_iqa_plugin.cli import bench, compare, data, doctor, evaluate, export, fit, protocol, score, train
+from align_iqa_plugin.cli import bench, compare, data, doctor, evaluate, explain, export, fit, protocol, score, train
 from align_iqa_plugin.cli.outputs import show_any_character
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ app.command()(protocol.protocol)
 app.command()(protocol.results)
 app.command()(evaluate.evaluate)
 app.command(cls=compare.ManyValues)(compare.compare)
+app.command()(explain.explain)
 app.command()(export.export)
 app.command()(bench.bench)
 app.command()(doctor.doctor)

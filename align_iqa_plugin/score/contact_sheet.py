@@ -90,8 +90,8 @@ def draw_sheet(tiles: list[Tile], *, without_score: int = 0) -> Image.Image:
     if without_score:
         notes.append(f'{without_score:,} without a score')
     title = f'Align-IQA scores of {total:,} image{"s" * (total != 1)}'
-    draw.text((GAP, 20), title, _DARK, _font(26, bold=True))
-    draw.text((GAP, 58), _shortened('  ·  '.join(notes), _font(15), width - 2 * GAP), _GREY, _font(15))
+    draw.text((GAP, 20), title, _DARK, draw_font(26, bold=True))
+    draw.text((GAP, 58), _shortened('  ·  '.join(notes), draw_font(15), width - 2 * GAP), _GREY, draw_font(15))
 
     for place, rank in enumerate(ranks):
         line, column = divmod(place, columns)
@@ -108,18 +108,18 @@ def _draw_tile(sheet: Image.Image, tile: Tile, rank: int, left: int, top: int) -
         thumbnail = image.resize([max(1, round(length * scale)) for length in image.size])
         sheet.paste(thumbnail, (left + (SIDE - thumbnail.width) // 2, top + (SIDE - thumbnail.height) // 2))
     except ImageError:  # it was there when it was scored
-        draw.text((left + SIDE // 2, top + SIDE // 2), 'no longer readable', _GREY, _font(15), anchor='mm')
+        draw.text((left + SIDE // 2, top + SIDE // 2), 'no longer readable', _GREY, draw_font(15), anchor='mm')
     base = top + SIDE + 26
-    draw.text((left, base), f'{tile.score:.2f}', _DARK, _font(22, bold=True), anchor='ls')
+    draw.text((left, base), f'{tile.score:.2f}', _DARK, draw_font(22, bold=True), anchor='ls')
     if tile.std is not None:
-        after = draw.textlength(f'{tile.score:.2f} ', _font(22, bold=True))
-        draw.text((left + after, base), f'± {tile.std:.2f}', _GREY, _font(16), anchor='ls')
+        after = draw.textlength(f'{tile.score:.2f} ', draw_font(22, bold=True))
+        draw.text((left + after, base), f'± {tile.std:.2f}', _GREY, draw_font(16), anchor='ls')
     if tile.mos is not None:
-        draw.text((left + SIDE, base), f'MOS {tile.mos:.2f}', _GREY, _font(16), anchor='rs')
-    name = _shortened(f'{rank + 1}. {tile.name}', _font(13), SIDE, keep_end=True)
-    draw.text((left, base + 21), name, _GREY, _font(13), anchor='ls')
+        draw.text((left + SIDE, base), f'MOS {tile.mos:.2f}', _GREY, draw_font(16), anchor='rs')
+    name = _shortened(f'{rank + 1}. {tile.name}', draw_font(13), SIDE, keep_end=True)
+    draw.text((left, base + 21), name, _GREY, draw_font(13), anchor='ls')
     if tile.prompt:
-        draw.text((left, base + 40), _shortened(tile.prompt, _font(13), SIDE), _GREY, _font(13), anchor='ls')
+        draw.text((left, base + 40), _shortened(tile.prompt, draw_font(13), SIDE), _GREY, draw_font(13), anchor='ls')
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int, *, keep_end: bool = False) -> str:
@@ -132,7 +132,7 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int, *, keep_end:
     return text
 
 
-def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
+def draw_font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     import matplotlib  # takes a second, which only a sheet is worth
 
     folder = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf'

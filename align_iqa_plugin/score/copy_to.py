@@ -112,7 +112,7 @@ class _Names:
 
     def place(self, row: Row, is_same: Callable[[Path], bool]) -> tuple[Path, bool]:
         """The path for the picture of this row, and whether it is there already, which `is_same` finds out."""
-        stem, ending = os.path.splitext(_name(row))
+        stem, ending = os.path.splitext(file_name(row))
         for number in count(self._next.get(stem + ending, 1)):
             path = self._folder / (f'{stem}{ending}' if number == 1 else f'{stem}_{number}{ending}')
             is_there = os.path.lexists(path)
@@ -153,7 +153,7 @@ def _content(row: Row) -> bytes:
     return read_uri(str(row.path)) if is_uri(row.path) else read_bytes(row.path, most=MAX_FILE_BYTES)
 
 
-def _name(row: Row) -> str:
+def file_name(row: Row) -> str:
     """The name of the picture's file; that of a web page without its query."""
     path = str(row.path)
     if path.partition('://')[0].lower() in WEB_SCHEMES:

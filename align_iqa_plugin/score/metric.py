@@ -3,6 +3,7 @@
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from align_iqa_plugin.runtime.devices import usable_device
@@ -28,6 +29,17 @@ class NetworkMetric:
     def predict(self, images: torch.Tensor, prompts: list[str] | None) -> tuple[list[float], list[float] | None]:
         scores, std = self._network.predict(images, prompts)
         return scores.flatten().tolist(), None if std is None else std.flatten().tolist()
+
+    def quality_map(self, image: torch.Tensor, prompt: str | None) -> np.ndarray:
+        """What each cell of an image (1, 3, h, w) in [0, 1] adds to its score: `archs/quality_map.py`, as 32-bit floats."""
+        from align_iqa_plugin.archs.quality_map import quality_map
+
+        return quality_map(self._network, image.to(self.device), prompt).float().cpu().numpy()
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """Lowest and highest rating that the head was fitted to; where it is not known, that of AGIQA-3K."""
+        return self._network.score_range or (0.0, 5.0)
 
     @cached_property
     def origin(self) -> str:

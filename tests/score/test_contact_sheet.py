@@ -69,7 +69,7 @@ def test_the_grid_has_room_for_every_tile_and_no_empty_line(number):
 @settings(deadline=None)
 @given(st.text(max_size=400), st.booleans())
 def test_a_shortened_text_fits(text, keep_end):
-    font = sheet._font(13)
+    font = sheet.draw_font(13)
     assert font.getlength(sheet._shortened(text, font, 224, keep_end=keep_end)) <= 224
 
 
