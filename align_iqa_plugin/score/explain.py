@@ -46,7 +46,7 @@ def explain_rows(metric: NetworkMetric, rows: Sequence[Row], folder: Path) -> It
             overlay = draw_map(Image.fromarray(pixels), quality, full=FULL_COLOUR * (high - low))
             with atomic_file(folder / f'{names[result.index]}.map.png') as part:
                 overlay.save(part, format='PNG')
-        row.score, row.error = result.score, result.reason
+        row.score, row.std, row.error = result.score, result.std, result.reason
         row.width, row.height = result.decoded.full_size or (None, None)
         yield row
 
@@ -92,12 +92,12 @@ class _MapScorer(BatchScorer):
         super().__init__(metric, metric.device)
         self._map = metric.quality_map
 
-    def run(self, pictures: Sequence[Picture]) -> tuple[list[float], float]:
-        scores, seconds = super().run(pictures)
+    def run(self, pictures: Sequence[Picture]) -> tuple[list[float], list[float | None], float]:
+        results = super().run(pictures)
         (picture,) = pictures
         image = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None] / 255
         self.found = picture.pixels, self._map(image, picture.prompt)
-        return scores, seconds
+        return results
 
 
 def _coloured(values: np.ndarray, gray: np.ndarray, full: float) -> np.ndarray:
