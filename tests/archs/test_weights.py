@@ -29,6 +29,11 @@ def test_safetensors_and_pytorch_files_and_their_usual_wrappings_read_alike(stat
         assert same(read_weights(file, 'key'), state), file.name
 
 
+def test_the_packaged_model_has_a_name():
+    parts = {name.split('.')[0] for name in read_weights('packaged', 'path.pretrain_network')}
+    assert {'guide', 'injection', 'msfa', 'head'} <= parts
+
+
 def test_a_missing_file_is_named_with_its_option(tmp_path):
     with pytest.raises(FileNotFoundError, match='vlm_weights: there is no file .*gone.pth'):
         read_weights(tmp_path / 'gone.pth', 'vlm_weights')

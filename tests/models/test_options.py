@@ -338,9 +338,12 @@ def test_a_name_of_an_older_version_is_refused_with_the_new_one(change, new):
     assert new in problems(GOOD, change)
 
 
-def test_msfa_with_a_fitted_head_which_named_something_else_before_is_warned_about(caplog):
+def test_a_head_that_is_fitted_to_a_pyramid_that_nothing_has_trained_is_warned_about(caplog):
     read_options(GOOD, ['network.aggregation=msfa'])
     assert [record.getMessage() for record in caplog.records][0].startswith(f'{GOOD}: network.aggregation: ')
+    caplog.clear()
+    read_options(GOOD, ['network.aggregation=msfa', 'path.pretrain_network=packaged'])
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(
