@@ -22,6 +22,11 @@ OPTIONAL = ('guide', 'injection')
 """Parts that may be 'none'."""
 
 
+def part_names(part: str) -> list[str]:
+    """What an option file may call a part."""
+    return [*PARTS[part], *['none'] * (part in OPTIONAL)]
+
+
 def part_class(part: str, name: str) -> Callable[..., nn.Module]:
     """The class behind a name.
 
@@ -29,7 +34,7 @@ def part_class(part: str, name: str) -> Callable[..., nn.Module]:
         ValueError: the part has no such name.
     """
     if name not in PARTS[part]:
-        raise ValueError(f"unknown {part} '{name}'{suggest(name, [*PARTS[part], *['none'] * (part in OPTIONAL)])}")
+        raise ValueError(f"unknown {part} '{name}'{suggest(name, part_names(part))}")
     cls: Callable[..., nn.Module] = guide_class(name) if part == 'guide' else PARTS[part][name]
     return cls
 

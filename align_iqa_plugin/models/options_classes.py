@@ -130,15 +130,13 @@ def network(section: Any) -> dict:
     if isinstance(section, dict) and section.get('type') != 'AlignIQA':
         known = Annotated[Text, AfterValidator(partial(registered, 'arch', register.ARCHS))]
         return plain(create_model('network', __base__=_AnyKeys, type=(known, ...)).model_validate(section))
-    from align_iqa_plugin.archs.parts import OPTIONAL, PARTS
+    from align_iqa_plugin.archs.parts import PARTS, part_names
 
     fields = network_fields()
     for part, choices in PARTS.items():
         default = fields[part][1]
         name = section.get(part, default) if isinstance(section, dict) else default
-        check = partial(
-            known_name, choices=dict.fromkeys([*choices, *['none'] * (part in OPTIONAL)]), renamed=RENAMED.get(part)
-        )
+        check = partial(known_name, choices=dict.fromkeys(part_names(part)), renamed=RENAMED.get(part))
         fields[part] = (Annotated[Text, AfterValidator(check)], default)
         if isinstance(name, str) and name in choices:
             fields[f'{part}_options'] = (_part_model(part, name) | None, None)
