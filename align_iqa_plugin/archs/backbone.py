@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from align_iqa_plugin.runtime.names import suggest
 
+Count = int | torch.SymInt  # of patches; symbolic while torch exports a network
+
 ROUNDING = 0.5 / 255  # half a level of 8 bits: what pixels may lie outside [0, 1] without a warning
 
 _unfilled: ContextVar[bool] = ContextVar('unfilled', default=False)
@@ -115,8 +117,18 @@ class GuidedViT(nn.Module):
         """
         height, width = size
         rows, columns = (side // self.patch_size for side in view_size(height, width, self.input_size, self.patch_size))
+        return self.stages_from(outputs, (rows, columns), injection, guidance)
+
+    def stages_from(
+        self,
+        outputs: Mapping[int, Float[Tensor, 'b n d']],
+        grid: tuple[Count, Count],
+        injection: nn.ModuleDict,
+        guidance: Float[Tensor, 'b g e'] | None,
+    ) -> tuple[list[Float[Tensor, 'b d']], list[Float[Tensor, 'b d h2 w2']]]:
+        """As `forward_from`, where the rows and columns of patches are known."""
         last = max(outputs)
-        stages = [self.split_tokens(outputs[end], (rows, columns)) for end in self.stage_ends if end <= last]
+        stages = [self.split_tokens(outputs[end], grid) for end in self.stage_ends if end <= last]
         tokens = outputs[last]
         for index, block in enumerate(self.vit.blocks):
             if index <= last:
@@ -125,7 +137,7 @@ class GuidedViT(nn.Module):
                 tokens = injection[str(index)](tokens, guidance)
             tokens = block(tokens)
             if index in self.stage_ends:
-                stages.append(self.split_tokens(tokens, (rows, columns)))
+                stages.append(self.split_tokens(tokens, grid))
         return [class_token for class_token, _ in stages], [stage_map for _, stage_map in stages]
 
     def trunk_blocks(self, injection: nn.ModuleDict) -> list[int]:
@@ -157,7 +169,7 @@ class GuidedViT(nn.Module):
         return vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(pixels))))
 
     def split_tokens(
-        self, tokens: Float[Tensor, 'b n d'], grid: tuple[int, int]
+        self, tokens: Float[Tensor, 'b n d'], grid: tuple[Count, Count]
     ) -> tuple[Float[Tensor, 'b d'], Float[Tensor, 'b d h2 w2']]:
         """Class token and map of rows x columns patches of a block's output; tokens appended after the patches are dropped."""
         rows, columns = grid

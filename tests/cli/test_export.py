@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pyiqa
@@ -16,11 +17,13 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import align_iqa_plugin  # noqa: F401  so that the tests also pass where torch's autoload is switched off
+from align_iqa_plugin.archs import onnx as onnx_module
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.pretrained import checkpoint_state, create_align_iqa, full_state
 from align_iqa_plugin.cli import app
 from align_iqa_plugin.models.options_file import read_file
 
+export_module = import_module('align_iqa_plugin.cli.export')
 OPTIONS = Path(__file__).parents[2] / 'options' / 'train' / 'AlignIQA' / 'align_iqa.yml'
 IMAGE = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
@@ -208,6 +211,44 @@ def test_what_cannot_be_exported_is_refused_with_one_sentence_and_leaves_no_file
         assert result.stderr.startswith('align-iqa export: ') and sentence in result.stderr, result.stderr
         assert result.stderr.count('\n') == 1
         assert sorted(tmp_path.iterdir()) == before
+
+
+def test_onnx_without_its_packages_or_with_prompts_fails_with_one_sentence(exported, tmp_path, monkeypatch):
+    output = tmp_path / 'x.onnx'
+    cases = [
+        (['--format', 'onnx', '--output', tmp_path / 'x.safetensors'], 'must end in .onnx'),
+        (['--format', 'onxx', '--output', output], "unknown --format 'onxx'"),
+    ]
+    for words, sentence in cases:
+        result = run('export', *words)
+        assert result.exit_code == 2 and sentence in result.stderr and result.stderr.count('\n') == 1
+    monkeypatch.setattr(export_module, 'find_spec', lambda name: None)
+    result = run('export', '--format', 'onnx', '--output', output)
+    assert result.exit_code == 2 and "pip install 'align-iqa-plugin[onnx]'" in result.stderr
+    monkeypatch.setattr(export_module, 'find_spec', lambda name: name)
+    monkeypatch.setattr(AlignIQA, 'reads_prompts', True)
+    result = run('export', exported, '--format', 'onnx', '--output', output)
+    assert result.exit_code == 2 and 'reads prompts' in result.stderr and result.stderr.count('\n') == 1
+    assert not output.exists()
+
+
+def test_an_onnx_file_states_what_it_is(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    net = trained(backbone='vit_tiny_patch16_224', backbone_weights='random')
+    net.score_range = 1.0, 9.0
+    torch.save({'params': full_state(net)}, tmp_path / 'net.pth')
+    options = read_file(OPTIONS) | {'network': {'type': 'AlignIQA', **net.config, 'backbone_weights': 'random'}}
+    options['network'].pop('aggregation_options')
+    (tmp_path / 'net.yml').write_text(yaml.safe_dump(options))
+    stated = {}
+    monkeypatch.setattr(export_module, 'find_spec', lambda name: name)
+    monkeypatch.setattr(onnx_module, 'onnx_model', lambda network, metadata: stated.update(metadata) or b'model')
+    words = [tmp_path / 'net.pth', '--opt', tmp_path / 'net.yml', '--format', 'onnx', '--output', tmp_path / 'net.onnx']
+    result = run('export', *words)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / 'net.onnx').read_bytes() == b'model'
+    assert stated['score_range'] == '1.0 to 9.0' and stated['higher_is_better'] == 'true'
+    assert len(stated['weights']) == 64 and stated['version'] and stated['name'] == 'Align-IQA'
 
 
 # other files that pretrained_model_path takes
