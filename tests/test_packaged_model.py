@@ -16,6 +16,8 @@ from scipy.stats import spearmanr
 from torchvision.transforms.functional import to_tensor
 
 import align_iqa_plugin  # noqa: F401  so that the tests also pass where torch's autoload is switched off
+from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.archs.exported import exported
 from align_iqa_plugin.archs.weights import PACKAGED, PACKAGED_MODEL_CARD
 from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
 from align_iqa_plugin.data.images import read_image
@@ -53,13 +55,14 @@ def test_it_scores_the_samples_as_its_card_says(card, samples, scores):
 
 @pytest.fixture(scope='module')
 def prediction(metric, samples):
-    return metric.net.predict(samples[1])
+    """Of the first six samples."""
+    return metric.net.predict(samples[1][:6])
 
 
 def test_predict_gives_the_scores_of_the_metric_and_most_mos_are_within_the_interval(samples, scores, prediction):
-    assert prediction.scores.flatten().tolist() == scores
-    mos = torch.tensor([row.mos for row in samples[0]])[:, None]
-    assert ((prediction.scores - mos).abs() <= 1.6449 * prediction.std).float().mean() > 0.5  # 8 of the twelve
+    assert prediction.scores.flatten().tolist() == pytest.approx(scores[:6], abs=1e-5, rel=0)
+    mos = torch.tensor([row.mos for row in samples[0][:6]])[:, None]
+    assert ((prediction.scores - mos).abs() <= 1.6449 * prediction.std).float().mean() > 0.5
 
 
 def test_the_deviation_grows_on_what_is_no_generated_image(metric, samples, prediction):
@@ -151,9 +154,25 @@ def odd_files(tmp_path_factory, samples):
     return [folder / name for name in pictures]
 
 
-def test_a_file_has_one_score_whoever_reads_it(metric, odd_files, tmp_path, monkeypatch, capsys):
+@pytest.fixture(scope='module')
+def small_weights(tmp_path_factory):
+    """The file of a network that costs little; how files are read does not depend on the weights."""
+    torch.manual_seed(0)
+    network = AlignIQA(
+        backbone='test_vit', backbone_weights='random', guide='none', injection='none', aggregation='stage_pool', head='linear'
+    )
+    torch.nn.init.normal_(network.head.weight)
+    network.is_trained = True
+    path = tmp_path_factory.mktemp('small') / 'small.safetensors'
+    path.write_bytes(exported(network, {}, {}))
+    return path
+
+
+def test_a_file_has_one_score_whoever_reads_it(small_weights, odd_files, tmp_path, monkeypatch, capsys):
+    metric = pyiqa.create_metric('align_iqa', device='cpu', pretrained_model_path=str(small_weights))
     rows = [Row(path.name, path) for path in odd_files]
-    by_command = {row.image: row.score for row in score_rows(load_metric('cpu', None), rows, batch_size=4)}
+    by_command = {row.image: row.score for row in score_rows(load_metric('cpu', small_weights), rows, batch_size=4)}
+    assert len({round(score, 3) for score in by_command.values()}) == len(rows)
     (tmp_path / 'data.csv').write_text('name,mos\n' + ''.join(f'{path},1\n' for path in odd_files))
     columns = {'image_column': 'name', 'score_column': 'mos', 'prompt_column': None}
     dataset = AIGCIQADataset({'meta_info_file': str(tmp_path / 'data.csv'), **columns})

@@ -9,18 +9,25 @@ from align_iqa_plugin.models import fit
 from align_iqa_plugin.models.predict import features_of
 
 CPU = torch.device('cpu')
+SMALL = {
+    'backbone': 'test_vit',
+    'backbone_weights': 'random',
+    'input_size': 32,
+    'guide_options': {'scales': (32,)},
+    'aggregation_options': {'channels': 8},
+    'head_options': {'components': 16},
+}
 
 
 @pytest.fixture(scope='module')
 def network():
     torch.manual_seed(0)
-    keywords = {'backbone': 'test_vit', 'backbone_weights': 'random', 'input_size': 32}
-    return AlignIQA(**keywords, head_options={'components': 16}).eval()
+    return AlignIQA(**SMALL).eval()
 
 
 @pytest.fixture
 def dataset(tiny_options):
-    return build_dataset(tiny_options['datasets']['train'] | {'phase': 'train'})
+    return build_dataset(tiny_options['datasets']['train'] | {'phase': 'train', 'batch_size_per_gpu': 16})
 
 
 def scores(network, dataset, **options):
@@ -65,8 +72,7 @@ def test_a_further_score_is_fitted_without_the_copies(tiny_options, tiny_images,
     (tmp_path / 'two.csv').write_text('\n'.join(rows))
     section = tiny_options['datasets']['train'] | {'phase': 'train', 'further_score_columns': ['other']}
     section['meta_info_file'] = str(tmp_path / 'two.csv')
-    keywords = {'backbone': 'test_vit', 'backbone_weights': 'random', 'input_size': 32, 'head_options': {'components': 16}}
-    network, dataset = AlignIQA(targets=2, **keywords).eval(), build_dataset(section)
+    network, dataset = AlignIQA(**SMALL, targets=2).eval(), build_dataset(section)
     features = features_of(network, dataset, range(len(dataset)), device=CPU)
     fit.fit_head(network, dataset, alpha=0.1, device=CPU)
     plain = network.head(features)
