@@ -196,6 +196,24 @@ def tiny_images(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope='session')
+def small_weights(tmp_path_factory) -> Path:
+    """The file of a network that costs little, for what does not depend on the weights, such as how files are read."""
+    import torch
+
+    from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+    from align_iqa_plugin.archs.exported import exported
+
+    torch.manual_seed(0)
+    plain = {'guide': 'none', 'injection': 'none', 'aggregation': 'stage_pool', 'head': 'linear'}
+    network = AlignIQA(backbone='test_vit', backbone_weights='random', **plain)
+    torch.nn.init.normal_(network.head.weight)
+    network.is_trained = True
+    path = tmp_path_factory.mktemp('small') / 'small.safetensors'
+    path.write_bytes(exported(network, {}, {}))
+    return path
+
+
 @pytest.fixture
 def tiny_options(tiny_training_file) -> dict:
     """A copy of `tiny_training_file` to change."""

@@ -16,8 +16,6 @@ from scipy.stats import spearmanr
 from torchvision.transforms.functional import to_tensor
 
 import align_iqa_plugin  # noqa: F401  so that the tests also pass where torch's autoload is switched off
-from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
-from align_iqa_plugin.archs.exported import exported
 from align_iqa_plugin.archs.weights import PACKAGED, PACKAGED_MODEL_CARD
 from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
 from align_iqa_plugin.data.images import read_image
@@ -152,20 +150,6 @@ def odd_files(tmp_path_factory, samples):
     for name, form in pictures.items():
         form.save(folder / name, **options.get(name, {}))
     return [folder / name for name in pictures]
-
-
-@pytest.fixture(scope='module')
-def small_weights(tmp_path_factory):
-    """The file of a network that costs little; how files are read does not depend on the weights."""
-    torch.manual_seed(0)
-    network = AlignIQA(
-        backbone='test_vit', backbone_weights='random', guide='none', injection='none', aggregation='stage_pool', head='linear'
-    )
-    torch.nn.init.normal_(network.head.weight)
-    network.is_trained = True
-    path = tmp_path_factory.mktemp('small') / 'small.safetensors'
-    path.write_bytes(exported(network, {}, {}))
-    return path
 
 
 def test_a_file_has_one_score_whoever_reads_it(small_weights, odd_files, tmp_path, monkeypatch, capsys):

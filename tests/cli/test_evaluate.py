@@ -53,11 +53,12 @@ def test_no_output_replaces_the_tables_of_a_release(small_releases):
         assert table.read_bytes() == before
 
 
-def test_the_official_test_images_of_a_release_are_evaluated(small_releases, tmp_path):
+def test_the_official_test_images_of_a_release_are_evaluated(small_releases, small_weights, tmp_path):
     folder = shutil.copytree(small_releases / 'BIQ2021', tmp_path / 'BIQ2021')
     for number, image in enumerate((folder / 'Images').iterdir()):
         Image.new('RGB', (32, 32), (5 * number, 0, 0)).save(image)
-    result = run('evaluate', folder, '--split', 'official_split', '--output', tmp_path / 'numbers.json')
+    words = ['--split', 'official_split', '--weights', small_weights, '--output', tmp_path / 'numbers.json']
+    result = run('evaluate', folder, *words)
     assert result.exit_code == 0, result.output
     images = json.loads((tmp_path / 'numbers.json').read_text())['images']
     assert [each['image'] for each in images] == [f'ss0{i % 3 + 1} ({i}).jpg' for i in range(40, 48)]

@@ -7,12 +7,11 @@ import pyiqa
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import align_iqa_plugin  # noqa: F401  so that the tests also pass where torch's autoload is switched off
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
-from align_iqa_plugin.archs.pretrained import full_state
+from align_iqa_plugin.archs.exported import exported
 from align_iqa_plugin.cli import app
 
 
@@ -21,7 +20,8 @@ def work(tmp_path_factory):
     """A network whose head knows the brightness of images, weights.safetensors, and 40 images of 10 prompts."""
     root = tmp_path_factory.mktemp('fit')
     torch.manual_seed(0)
-    net = AlignIQA(backbone='test_vit', backbone_weights='random', input_size=32, stages=2).eval()
+    plain = {'guide': 'none', 'injection': 'none', 'aggregation': 'stage_pool'}
+    net = AlignIQA(backbone='test_vit', backbone_weights='random', input_size=32, stages=2, **plain).eval()
     generator, images, shades = random.Random(0), [], []
     for number in range(40):
         shade = generator.randrange(256)
@@ -33,7 +33,7 @@ def work(tmp_path_factory):
         vectors = net.forward_features(torch.stack(images))
     net.head.fit(vectors, torch.tensor(shades)[:, None], alpha=1.0, folds=[number % 4 for number in range(40)])
     net.is_trained = True
-    save_file({name: tensor.contiguous() for name, tensor in full_state(net).items()}, root / 'weights.safetensors')
+    (root / 'weights.safetensors').write_bytes(exported(net, {}, {}))
     return root, shades
 
 

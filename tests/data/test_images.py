@@ -385,7 +385,7 @@ def test_the_packaged_model_scores_images_at_its_input_size_as_it_scores_them_wh
     import pyiqa
 
     metric = pyiqa.create_metric('align_iqa', device='cpu')
-    paths = sorted((files('align_iqa_plugin') / 'samples').glob('*.jpg'))[::3]
+    paths = sorted((files('align_iqa_plugin') / 'samples').glob('*.jpg'))[::6]
     with torch.no_grad():
         whole, small = (
             metric(torch.stack([to_tensor(read_resized(path, input_size)) for path in paths])) for input_size in (None, 224)

@@ -1,4 +1,4 @@
-"""Two processes on the CPU, as torchrun starts them, beside one; each pair imports torch and pyiqa once for all tests."""
+"""Two processes on the CPU, in the environment that torchrun gives them, beside one process."""
 
 import copy
 import json
@@ -15,7 +15,7 @@ from align_iqa_plugin.models.trainer import train
 from align_iqa_plugin.models.training_state import latest_training_state
 
 PROCESS = """
-import json, os, signal, sys
+import json, os, signal
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -23,7 +23,9 @@ from align_iqa_plugin.models import process_group
 from align_iqa_plugin.models import trainer as training
 
 options = json.loads(Path('options.json').read_text())
-number = int(os.environ['RANK'])
+other = os.fork()  # two processes for the price of one import of torch and pyiqa
+number = 0 if other else 1
+os.environ['RANK'] = os.environ['LOCAL_RANK'] = str(number)
 
 def save(name, value):
     torch.save(value, f'{name}_{number}.pt')
@@ -82,19 +84,20 @@ try:
     training.train(options, root=Path('killed'))
 except training.TrainingError as error:
     save('death', str(error))
-    sys.exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(other, 0)[1])
+    Path('statuses.json').write_text(json.dumps([1, status]))
 """
 
 
-def start(folder, count):
-    """As torchrun does it."""
+def run_two(folder) -> str:
+    """What two processes printed on standard error."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
-    for rank in range(count):
-        place = {'RANK': str(rank), 'LOCAL_RANK': str(rank), 'WORLD_SIZE': str(count)}
-        environment = {**os.environ, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port, 'CUDA_VISIBLE_DEVICES': '', **place}
-        yield subprocess.Popen([sys.executable, 'process.py'], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+    place = {'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}
+    environment = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', **place}
+    command = [sys.executable, 'process.py']
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500).stderr
 
 
 @pytest.fixture(scope='module')
@@ -120,21 +123,19 @@ def parallel_options(tiny_options, tiny_images, folder):
 @pytest.fixture
 def two(parallel_options, folder):
     """What two processes found, run once: exit statuses, and a function that reads what they saved."""
-    if not (folder / 'statuses.json').exists():
+    if not (folder / 'messages.txt').exists():
         options = copy.deepcopy(parallel_options)  # the test's own stay those of one process
         options['datasets']['train']['batch_size_per_gpu'] = 2
         (folder / 'options.json').write_text(json.dumps(options))
         (folder / 'process.py').write_text(PROCESS)
-        processes = list(start(folder, 2))
-        messages = [process.communicate(timeout=500)[1] for process in processes]
-        (folder / 'statuses.json').write_text(json.dumps([process.returncode for process in processes]))
-        (folder / 'messages.json').write_text(json.dumps(messages))
+        (folder / 'messages.txt').write_text(run_two(folder))
 
     def read(name, rank=0):
         path = folder / f'{name}_{rank}.pt'
-        assert path.exists(), json.loads((folder / 'messages.json').read_text())[rank]
+        assert path.exists(), (folder / 'messages.txt').read_text()
         return torch.load(path, weights_only=True)
 
+    assert (folder / 'statuses.json').exists(), (folder / 'messages.txt').read_text()
     return json.loads((folder / 'statuses.json').read_text()), read
 
 
