@@ -20,6 +20,11 @@ CONFIGS = {
         'metric_mode': 'NR',
         'score_range': '~0, ~5',
     },
+    'align_iqa-fast': {
+        'metric_opts': {'type': 'AlignIQA', 'pretrained_model_path': 'packaged-fast'},
+        'metric_mode': 'NR',
+        'score_range': '~0, ~5',
+    },
 }
 ARCHS = {'AlignIQA': 'align_iqa_plugin.archs.pretrained:create_align_iqa'}
 DATASETS = {'AIGCIQADataset': 'align_iqa_plugin.data.aigc_dataset:AIGCIQADataset'}

@@ -10,9 +10,11 @@ The figure of the paper, one module a box::
     image -> backbone, with injection layers before some of its blocks: class tokens and maps of the stages
           -> msfa: one vector -> head: scores
 
+A network of two views does this for the whole image and for its centre, and the head reads both vectors.
+
 From the paper: the plain ViT, guidance tokens injected into it (CGI), the aggregation of its stages (MSFA), the alternatives in
 the appendix' tables 1 to 4. Ours, where the appendix is silent: the equations of the parts (see their modules), the frozen
-backbone, the head, the input size.
+backbone, the head, the input size, the second view.
 
 Weights come from and go to files in `pretrained.py`; pyiqa builds networks by `pretrained.create_align_iqa`.
 """
@@ -24,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from align_iqa_plugin.archs.backbone import GuidedViT, to_unit_range
+from align_iqa_plugin.archs.backbone import GuidedViT, centre, to_unit_range
 from align_iqa_plugin.archs.head import LinearHead
 from align_iqa_plugin.archs.injection import Injection
 from align_iqa_plugin.archs.msfa import StagePool
@@ -60,7 +62,8 @@ class AlignIQA(nn.Module):
         backbone_weights: 'packaged' (CLIP ViT-B/16's image tower in int8, carried by the package), 'hub' (timm's own, by name),
             'random', or a local file.
         freeze_backbone: train the other parts only; checkpoints then hold the hash of the backbone in place of its weights.
-        input_size: side in pixels of the square whose area every image is resized to, aspect ratio kept.
+        input_size: side in pixels of the square whose area every view is resized to, aspect ratio kept.
+        views: 1 for the whole image, 2 for its centre too (`backbone.centre`), which shows detail, at twice the cost.
         stages: number of stages of equal depth that the backbone is cut into; 1 reads the last map alone.
         guide: 'saliency', 'semantic' or 'none'.
         guide_options: keywords of the guide, such as ``{vlm_weights: FILE}`` of the semantic one.
@@ -94,6 +97,7 @@ class AlignIQA(nn.Module):
         backbone_weights: str = 'packaged',
         freeze_backbone: bool = True,
         input_size: int = 224,
+        views: int = 1,
         stages: int = 4,
         guide: str = 'saliency',
         guide_options: dict[str, Any] | None = None,
@@ -112,6 +116,9 @@ class AlignIQA(nn.Module):
             raise ValueError("guide_options and injection_options need a guide that is injected, but guide is 'none'.")
         if type(targets) is not int or targets < 1:
             raise ValueError(f'targets is {targets!r}, not a whole number of at least 1.')
+        if type(views) is not int or views not in (1, 2):
+            raise ValueError(f'views is {views!r}, not 1 (the whole image) or 2 (its centre too).')
+        self.views = views
         self.backbone = GuidedViT(
             name=backbone,
             stages=stages,
@@ -125,6 +132,7 @@ class AlignIQA(nn.Module):
             'backbone': backbone.split('.')[0],
             'freeze_backbone': freeze_backbone,
             'input_size': input_size,
+            'views': views,
             'stages': stages,
             'guide': guide,
             'injection': injection,
@@ -140,7 +148,7 @@ class AlignIQA(nn.Module):
             self.config['injection_options'] = options | {'blocks': self.injection.blocks}
         self.msfa, options = build_part('aggregation', aggregation, aggregation_options, width=width, stages=stages)
         self.config['aggregation_options'] = options
-        self.head, options = build_part('head', head, head_options, width=self.msfa.width, targets=targets)
+        self.head, options = build_part('head', head, head_options, width=views * self.msfa.width, targets=targets)
         self.config['head_options'] = options
         self.score_range: tuple[float, float] | None = None
         self.register_buffer('trained', torch.tensor(False))
@@ -190,9 +198,18 @@ class AlignIQA(nn.Module):
         """The vector that the head reads; arguments as of `forward`."""
         image, caption_list = _checked(image, caption_list)
         image = to_unit_range(image, torch.promote_types(self.backbone.mean.dtype, torch.float32))
-        guidance = self.guide(image, caption_list) if self.guide else None  # (b, g, e)
-        class_tokens, stage_maps = self.backbone(image, self.injection, guidance)
+        views = [image, centre(image)][: self.views]
+        return torch.cat([self._features_of_view(view, caption_list) for view in views], 1)
+
+    def _features_of_view(self, view: Tensor, caption_list: Sequence[str | None] | None) -> Tensor:
+        guidance = self.guide(view, caption_list) if self.guide else None  # (b, g, e)
+        class_tokens, stage_maps = self.backbone(view, self.injection, guidance)
         return self.msfa(class_tokens, stage_maps)
+
+    @property
+    def pooled_columns(self) -> list[int]:
+        """The entries of the vector that no trained parameter of the aggregation moves."""
+        return [view * self.msfa.width + column for view in range(self.views) for column in range(self.msfa.pooled_width)]
 
     @property
     def is_trained(self) -> bool:

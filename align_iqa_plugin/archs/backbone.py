@@ -199,6 +199,17 @@ def view_size(height: int, width: int, input_size: int, patch_size: int) -> tupl
     return rows * patch_size, columns * patch_size
 
 
+def centre(image: Float[Tensor, 'b 3 h w']) -> Float[Tensor, 'b 3 h2 w2']:
+    """The central 7/16 of either side: of an image of 512 pixels a side the 224 that a ViT sees as they are.
+
+    A share, and not a number of pixels, so that an image scores alike at every resolution.
+    """
+    height, width = image.shape[-2:]
+    rows, columns = (7 * height + 8) // 16, (7 * width + 8) // 16  # rounded; integers also while torch exports a network
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return image[..., top : top + rows, left : left + columns]
+
+
 def resize(image: Float[Tensor, 'b 3 h w'], size: tuple[int, int]) -> Float[Tensor, 'b 3 h2 w2']:
     """An image in [0, 1] at another height and width, bicubic and antialiased; the same image where it has them."""
     if tuple(image.shape[-2:]) == tuple(size):

@@ -50,7 +50,7 @@ class LinearHead(nn.Module):
         *,
         alpha: float,
         folds: list[int],
-        columns: slice = slice(None),
+        columns: slice | list[int] = slice(None),
         mask: Bool[Tensor, 'n k'] | None = None,
         pairs: OrderedPairs | None = None,
     ) -> Float[Tensor, 'n k']:

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.backbone import unfilled_backbone
 from align_iqa_plugin.archs.head import SINCE_0_5
-from align_iqa_plugin.archs.weights import PACKAGED_MODEL_FILE, read_weights
-from align_iqa_plugin.runtime.files import expand_home
+from align_iqa_plugin.archs.weights import read_weights, weights_file
 from align_iqa_plugin.runtime.hashes import state_digest
 
 METADATA = 'metadata'
@@ -32,7 +31,7 @@ def create_align_iqa(*, pretrained: bool = False, pretrained_model_path: str | N
 
     Args:
         pretrained: load the model that the package carries.
-        pretrained_model_path: load a file of your own training instead.
+        pretrained_model_path: load a file of your own training instead, or 'packaged-fast', the package's model of one view.
             - A file of `align-iqa export` holds all weights.
             - A checkpoint of a training holds the trained part; the frozen parts have to be those that it was trained on.
             - A file of tensors without metadata has to hold all tensors of the network, and counts as trained.
@@ -52,7 +51,7 @@ def create_align_iqa(*, pretrained: bool = False, pretrained_model_path: str | N
     """
     path, key = pretrained_model_path, 'pretrained_model_path'
     if path is None and pretrained:
-        path, key = str(PACKAGED_MODEL_FILE), 'pretrained'
+        path, key = 'packaged', 'pretrained'
     if path is None:
         return AlignIQA(**network)
     saved = read_network(path, key)
@@ -85,7 +84,7 @@ def full_state(network: AlignIQA) -> dict[str, Tensor]:
     return _without_flag(network.state_dict()) | {METADATA: _metadata(network)}
 
 
-def load_checkpoint(network: AlignIQA, state: Mapping[str, Tensor], name: str) -> None:
+def load_checkpoint(network: AlignIQA, state: Mapping[str, Tensor], name: str, *, head: bool = True) -> None:
     """Give a network the weights of a checkpoint, an exported file, or all of its tensors.
 
     A checkpoint of more targets than the network has gives the first ones.
@@ -93,6 +92,7 @@ def load_checkpoint(network: AlignIQA, state: Mapping[str, Tensor], name: str) -
     Args:
         state: as `read_weights` gives it.
         name: of the file, for the error.
+        head: False takes all but the head, which may then be another one, and read another number of views.
 
     Raises:
         ValueError: the weights belong to another network, or to other frozen parts.
@@ -101,6 +101,11 @@ def load_checkpoint(network: AlignIQA, state: Mapping[str, Tensor], name: str) -
     data = state.pop(METADATA, None)
     try:
         saved = None if data is None else _parse(data)
+        if not head:
+            state = {key: tensor for key, tensor in state.items() if not key.startswith('head.')}
+            state |= network.head.state_dict(prefix='head.')
+            if saved is not None:
+                saved['network'] |= {key: network.config[key] for key in ('views', 'head', 'head_options', 'targets')}
         if saved is None:
             _check_complete(network, state)
         else:
@@ -127,7 +132,7 @@ def read_network(path: str | Path, key: str) -> dict[str, Any]:
     Raises:
         ValueError, FileNotFoundError: as `read_weights`.
     """
-    path = expand_home(path)
+    path = weights_file(path)
     if path.suffix == '.safetensors' and path.is_file():
         try:
             with safe_open(path, 'pt') as file:  # without reading the large tensors
@@ -220,7 +225,7 @@ def _check_complete(network: AlignIQA, state: dict[str, Tensor]) -> None:
 
 
 def _check_same_network(network: AlignIQA, saved: Mapping[str, Any]) -> None:
-    theirs, ours = dict(saved['network']), dict(network.config)
+    theirs, ours = {'views': 1} | saved['network'], dict(network.config)  # versions before 0.6 had one view
     if theirs.pop('targets', 1) < ours.pop('targets'):
         raise ValueError(f'it has fewer targets than this network, {network.config["targets"]}.')
     for key in sorted(theirs.keys() | ours.keys()):

@@ -46,7 +46,8 @@ def quality_map(network: AlignIQA, image: Float[Tensor, '1 3 h w'], prompt: str 
     local = torch.cat([pooled, around], 3).flatten(2)  # as `pool_stage` orders them, stage after stage
     vectors = vector.expand(*local.shape[:2], -1).clone()
     vectors[..., : local.shape[2]] = local
-    scores = network.head(vectors.flatten(0, 1))[:, 0].view(local.shape[:2])
+    # a network of two views gets them as both
+    scores = network.head(vectors.flatten(0, 1).repeat(1, network.views))[:, 0].view(local.shape[:2])
     return scores - scores.mean()
 
 

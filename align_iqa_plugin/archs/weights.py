@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from align_iqa_plugin.runtime.files import expand_home
+from align_iqa_plugin.runtime.files import PACKAGED_NAMES, expand_home
 
 PACKAGED = Path(__file__).parents[1] / 'weights'
 # The backbone whose weights the package carries, under timm's name for OpenAI's release
@@ -17,6 +17,14 @@ PACKAGED_BACKBONE = 'vit_base_patch16_clip_quickgelu_224'
 PACKAGED_BACKBONE_FILE = PACKAGED / 'clip_vitb16_visual_int8.safetensors'
 PACKAGED_MODEL_FILE = PACKAGED / 'align_iqa_agiqa3k.safetensors'
 PACKAGED_MODEL_CARD = PACKAGED / 'align_iqa_agiqa3k.json'
+PACKAGED_FAST_FILE = PACKAGED / 'align_iqa_fast_agiqa3k.safetensors'
+PACKAGED_FAST_CARD = PACKAGED / 'align_iqa_fast_agiqa3k.json'
+PACKAGED_MODELS = dict(zip(PACKAGED_NAMES, (PACKAGED_MODEL_FILE, PACKAGED_FAST_FILE), strict=True))
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file that a path, or the name of a packaged model, stands for."""
+    return PACKAGED_MODELS.get(str(path)) or expand_home(path)
 
 
 def read_weights(path: str | Path, key: str) -> dict[str, Tensor]:
@@ -24,14 +32,14 @@ def read_weights(path: str | Path, key: str) -> dict[str, Tensor]:
 
     Args:
         path: the file; in a PyTorch file, the tensors may stand under ``params`` (pyiqa), ``state_dict`` or ``model``.
-            'packaged' is the model that the package carries.
+            'packaged' and 'packaged-fast' are the models that the package carries.
         key: the option that names it, for the error.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, holds more than tensors, or would take more memory than a file of its size.
     """
-    path = PACKAGED_MODEL_FILE if path == 'packaged' else expand_home(path)
+    path = weights_file(path)
     if not path.is_file():
         raise FileNotFoundError(f'{key}: there is no file {path}.')
     try:

@@ -93,14 +93,16 @@ def _devices() -> str:
 def _weights() -> dict[str, str]:
     import json
 
-    from align_iqa_plugin.archs.weights import PACKAGED, PACKAGED_MODEL_CARD
+    from align_iqa_plugin.archs.weights import PACKAGED, PACKAGED_FAST_CARD, PACKAGED_MODEL_CARD
     from align_iqa_plugin.runtime.files import file_digest
 
-    try:
-        files = json.loads(PACKAGED_MODEL_CARD.read_text(encoding='utf-8'))['files']
-    except (OSError, ValueError, KeyError) as error:
-        return {'weights': f"PROBLEM: the card '{PACKAGED_MODEL_CARD}' cannot be read ({type(error).__name__}): reinstall it."}
-    found = {}
+    found: dict[str, str] = {}
+    files: dict[str, dict] = {}
+    for card in (PACKAGED_MODEL_CARD, PACKAGED_FAST_CARD):
+        try:
+            files |= json.loads(card.read_text(encoding='utf-8'))['files']
+        except (OSError, ValueError, KeyError) as error:
+            return {'weights': f"PROBLEM: the card '{card}' cannot be read ({type(error).__name__}): reinstall it."}
     for number, (name, file) in enumerate(files.items(), 1):
         try:
             digest = file_digest(PACKAGED / name)

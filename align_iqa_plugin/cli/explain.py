@@ -9,7 +9,7 @@ import typer
 from align_iqa_plugin.cli.errors import fail, say
 from align_iqa_plugin.cli.outputs import check_output, try_to_write
 from align_iqa_plugin.cli.progress import progress_bar
-from align_iqa_plugin.runtime.files import expand_home
+from align_iqa_plugin.runtime.files import are_weights, expand_home
 
 _fail = partial(fail, 'explain')
 
@@ -48,7 +48,7 @@ def explain(
         _fail('give either --prompt or --prompts.')
     if prompt is not None and not prompt.strip():
         _fail('--prompt is empty; leave it out to explain without a prompt.')
-    if weights and not expand_home(weights).is_file():
+    if weights and not are_weights(weights):
         _fail(f"the weights '{weights}' are not a file.")
     folder = expand_home(output)
 

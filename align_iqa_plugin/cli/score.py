@@ -58,7 +58,7 @@ def score(
     device: Annotated[
         str | None, typer.Option(help='cpu, cuda, cuda:1, ...', show_default='cuda where there is one, else cpu')
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help='Weights to use in place of those of this package.')] = None,
+    weights: Annotated[Path | None, typer.Option(help='A file of weights, or packaged-fast, to use instead.')] = None,
     engine: Annotated[str, typer.Option(help='local, or ray for many GPUs or machines.')] = 'local',
     workers: Annotated[
         int | None,

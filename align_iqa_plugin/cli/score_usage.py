@@ -1,10 +1,10 @@
 """What is wrong with the options of `align-iqa score`, before any work."""
 
-import os
 from math import isfinite
 from types import SimpleNamespace
 
 from align_iqa_plugin.cli.errors import fail
+from align_iqa_plugin.runtime.files import are_weights
 from align_iqa_plugin.runtime.names import suggest
 
 ENGINES = ('local', 'ray')
@@ -29,7 +29,7 @@ def check_usage(given: SimpleNamespace) -> None:
         and given.output
         and given.output.suffix.lower() in ('.csv', '.json'),
         f'--batch-size must be at least 1, not {given.batch_size}.': given.batch_size < 1,
-        f"the weights '{given.weights}' are not a file.": given.weights and not os.path.isfile(given.weights),
+        f"the weights '{given.weights}' are not a file.": given.weights and not are_weights(given.weights),
         f'--best must be at least 1, not {given.best}.': given.best is not None and given.best < 1,
         '--per is for --best: it says of what the best are kept.': given.per is not None and given.best is None,
         f'--min-score must be a number, not {given.min_score}.': given.min_score is not None and not isfinite(given.min_score),

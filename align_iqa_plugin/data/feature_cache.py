@@ -74,6 +74,8 @@ class FeatureCache(_Cache):
             raise ValueError('train.frozen_cache needs freeze_backbone: true, since a trained backbone changes its features.')
         names = ('backbone', 'input_size', 'stages', 'aggregation', 'aggregation_options')
         self._config = {name: network.config[name] for name in names}
+        if network.views > 1:  # so that the files of networks of one view keep their names
+            self._config['views'] = network.views
         self._backbone = frozen_digests(network)['backbone']
         super().__init__(folder, '')
         self.follow(network)
@@ -105,6 +107,8 @@ class TrunkCache(_Cache):
     def __init__(self, folder: str | Path, network: AlignIQA):
         if network.injection is None or not network.config['freeze_backbone'] or 0 in network.injection.blocks:
             raise ValueError('train.trunk_cache needs a frozen backbone, and guidance that enters after its first block.')
+        if network.views > 1:
+            raise ValueError('train.trunk_cache needs network.views: 1.')
         self.blocks = network.backbone.trunk_blocks(network.injection)
         names = {name: network.config[name] for name in ('backbone', 'input_size')}
         super().__init__(folder, f'trunk {self.blocks} {names} {frozen_digests(network)["backbone"]}')

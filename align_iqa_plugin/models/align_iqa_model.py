@@ -49,7 +49,9 @@ class AlignIQAModel(GeneralIQAModel):
 
     def load_network(self, net, load_path, strict=True, param_key='params'):
         """Start from the weights in a file, which is read without running code."""
-        load_checkpoint(net, read_weights(load_path, 'path.pretrain_network'), f'path.pretrain_network: {load_path}')
+        refitted = self.opt['train'].get('ridge_alpha') is not None
+        key = 'path.pretrain_network'
+        load_checkpoint(net, read_weights(load_path, key), f'{key}: {load_path}', head=not refitted)
 
     def init_training_settings(self) -> None:
         train_opt = self.opt['train']
@@ -376,7 +378,7 @@ class AlignIQAModel(GeneralIQAModel):
             order_share=train_opt.get('order_share') or 0.0,
             order_weight=train_opt.get('order_weight', 1.0),
             # a head that is fitted before the training must not read features that the training changes
-            columns=slice(self.net.msfa.pooled_width) if self.trained and forward is None else slice(None),
+            columns=self.net.pooled_columns if self.trained and forward is None else slice(None),
         )
         get_root_logger().info(
             f'The head is fitted to {fit.images} images by ridge regression, alpha {alpha}: RMSE {fit.rmse:.4f} on them, '

@@ -91,7 +91,7 @@ def fit_head(
     forward: Forward | None = None,
     order_share: float = 0.0,
     order_weight: float = 1.0,
-    columns: slice = slice(None),
+    columns: slice | list[int] = slice(None),
 ) -> Fit:
     """Fit the head of a network to a dataset, `LinearHead.fit`; all processes of a training take part.
 

@@ -67,7 +67,7 @@ class PathOptions(Section):
     removed_keys = {'ignore_resume_networks': NO_EFFECT}
 
     pretrain_network: Text | None = Field(
-        None, description='Weights that the network starts from: a file, or `packaged`, those of the packaged model.'
+        None, description='Weights that the network starts from: a file, or `packaged` or `packaged-fast`.'
     )
     param_key_g: Annotated[
         Any, _nothing('has no effect: weights are found under params, state_dict or model.', 'params', None)
@@ -216,6 +216,8 @@ class Options(Section):
             lossless = not train.mos_loss_opt and not train.metric_loss_opt
             found += [(('train',), "lacks a loss, the key 'mos_loss_opt' (or metric_loss_opt).")] * lossless
         found += _of_adaptation(train, self.datasets['train'])
+        if train.adapt_alpha is not None and self.network.get('views', 1) != 1:
+            found.append((('network', 'views'), 'has to be 1 with train.adapt_alpha, which adapts to the whole image.'))
         for phase, section in self.datasets.items():
             found += [(('datasets', phase, key), sentence) for key, sentence in _of_phase(phase, section, self.network)]
         sets = [section['name'] for phase, section in self.datasets.items() if phase != 'train']
@@ -247,7 +249,9 @@ def _of_phase(phase: str, section: dict, network: dict) -> Iterator[tuple[str, s
     if section.get('phase', phase.split('_')[0]) != phase.split('_')[0]:
         yield 'phase', f'has no effect, the section is named {phase}: remove it, or set override_phase.'
     size, seen = section.get('input_size'), classes.default_input_size(network)
-    if isinstance(size, int) and seen not in (None, size):
+    if size is not None and network.get('views', 1) != 1:
+        yield 'input_size', 'would take the detail from the second of network.views: remove it.'
+    elif isinstance(size, int) and seen not in (None, size):
         yield 'input_size', f'is {size}, and network.input_size {seen}: the network would resize again; give both the same.'
 
 

@@ -66,7 +66,8 @@ def _network_problems(options: dict) -> list[str]:
         return [*problems, f'network: {" ".join(str(error).split()) or type(error).__name__}']
     problems += _rate_problems(network, options['train'].get('optim') or {})
     if state is not None and options['path'].get('strict_load', True):
-        problems += _weight_problems(network, state, f'path.pretrain_network: {path}')
+        refitted = options['train'].get('ridge_alpha') is not None
+        problems += _weight_problems(network, state, f'path.pretrain_network: {path}', head=not refitted)
     return problems
 
 
@@ -80,13 +81,13 @@ def _rate_problems(network, optim: dict) -> Iterator[str]:
             yield f"train.optim.{key}: no trained parameter has '{part}' in its name; the trained parts are: {parts}."
 
 
-def _weight_problems(network, state: dict, name: str) -> list[str]:
+def _weight_problems(network, state: dict, name: str, *, head: bool) -> list[str]:
     """Why the network cannot start from weights, whose `name` begins the sentence."""
     from align_iqa_plugin.archs.pretrained import frozen_digests, load_checkpoint
 
     frozen = frozen_digests(network)
     try:
-        load_checkpoint(network, state, name)
+        load_checkpoint(network, state, name, head=head)
     except ValueError as error:
         return [str(error)]
     return [

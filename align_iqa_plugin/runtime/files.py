@@ -5,6 +5,13 @@ import hashlib
 import os
 from pathlib import Path
 
+PACKAGED_NAMES = ('packaged', 'packaged-fast')  # the models that the package carries: the best one, and that of one view
+
+
+def are_weights(path: str | Path) -> bool:
+    """Whether there is a file, or the path is the name of a packaged model."""
+    return str(path) in PACKAGED_NAMES or expand_home(path).is_file()
+
 
 def expand_home(path: str | Path) -> Path:
     """The path with ``~`` and ``~NAME`` replaced by a home folder; it stays where there is no user of that name."""

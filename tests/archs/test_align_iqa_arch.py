@@ -30,6 +30,7 @@ VARIANTS = [
     {'stages': 3},
     UNGUIDED,
     {**UNGUIDED, 'stages': 1},
+    {'views': 2},
 ]
 
 
@@ -38,7 +39,7 @@ def network(trained=True, **options):
     torch.manual_seed(0)
     net = AlignIQA(**TINY | options)
     if trained:
-        vectors, scores = torch.randn(12, net.msfa.width), torch.randn(12, net.config['targets'])
+        vectors, scores = torch.randn(12, len(net.head.mean)), torch.randn(12, net.config['targets'])
         net.head.fit(vectors, scores, alpha=0.1, folds=list(range(12)))
         net.is_trained = True
     return net.eval()
@@ -63,6 +64,29 @@ def test_every_variant_scores_images_of_any_shape_one_score_each(options):
         score = net(torch.rand(2, 3, *shape))
         assert score.shape == (2, 1)
         assert score.isfinite().all()
+
+
+def test_two_views_are_the_whole_image_and_its_centre():
+    one, two = (open_gates(network(views=views)) for views in (1, 2))
+    two.load_state_dict({name: value for name, value in one.state_dict().items() if not name.startswith('head')}, strict=False)
+    image = torch.rand(2, 3, 128, 160)
+    both = torch.cat([one.forward_features(image), one.forward_features(image[:, :, 36:92, 45:115])], 1)
+    torch.testing.assert_close(two.forward_features(image), both)
+
+
+@pytest.mark.parametrize('views', [0, 3, True, '2', 1.0])
+def test_another_number_of_views_is_refused(views):
+    with pytest.raises(ValueError, match='views is .*, not 1'):
+        AlignIQA(**TINY, views=views)
+
+
+def test_the_pooled_columns_are_those_that_the_pyramid_does_not_move():
+    net, image = network(views=2), torch.rand(1, 3, 64, 64)
+    before = net.forward_features(image)
+    for parameter in net.msfa.parameters():
+        torch.nn.init.normal_(parameter)
+    moved = (net.forward_features(image) != before)[0].nonzero().flatten().tolist()
+    assert sorted(moved + net.pooled_columns) == list(range(before.shape[1]))
 
 
 @pytest.mark.parametrize('options', VARIANTS, ids=str)

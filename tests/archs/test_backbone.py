@@ -3,7 +3,7 @@ import timm
 import torch
 
 from align_iqa_plugin.archs import backbone
-from align_iqa_plugin.archs.backbone import GuidedViT, limit, to_unit_range, unfilled_backbone
+from align_iqa_plugin.archs.backbone import GuidedViT, centre, limit, to_unit_range, unfilled_backbone
 
 
 def guided(name='vit_tiny_patch16_224', **options):
@@ -59,6 +59,15 @@ def test_preprocessing_keeps_the_aspect_ratio_in_whole_patches(shape, grid):
     image = torch.rand(1, 3, *shape)
     assert vit(image)[1][0].shape[-2:] == grid
     assert vit.preprocess(image).shape[-2:] == (grid[0] * 16, grid[1] * 16)
+
+
+@pytest.mark.parametrize(
+    ('shape', 'rows', 'columns'),
+    [((512, 512), (144, 368), (144, 368)), ((32, 48), (9, 23), (13, 34)), ((33, 48), (9, 23), (13, 34))],
+)
+def test_the_centre_is_seven_sixteenths_of_either_side(shape, rows, columns):
+    image = torch.rand(2, 3, *shape)
+    assert torch.equal(centre(image), image[:, :, slice(*rows), slice(*columns)])
 
 
 def test_an_image_of_the_input_size_is_only_normalised():

@@ -28,8 +28,9 @@ def scores(content, image):
     [
         {'guide': 'none', 'injection': 'none', 'aggregation': 'stage_pool'},
         {'guide': 'saliency', 'injection': 'cgi', 'aggregation': 'msfa'},
+        {'guide': 'none', 'injection': 'none', 'aggregation': 'stage_pool', 'views': 2},
     ],
-    ids=['plain', 'guided'],
+    ids=['plain', 'guided', 'two views'],
 )
 def test_a_model_takes_batches_and_images_of_any_size(parts):
     torch.manual_seed(0)

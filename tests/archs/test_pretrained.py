@@ -23,6 +23,7 @@ VARIANTS = [
     {**GUIDED, 'injection_options': {'blocks': [2, 4], 'bottleneck': 8}, **MSFA},
     {**GUIDED, 'injection': 'vpt_concat', **MSFA, 'stages': 1},
     {**TINY, 'head': 'linear', 'stages': 3},
+    {**TINY, 'views': 2},
 ]
 
 
@@ -31,7 +32,7 @@ def network(*, trained=True, seed=0, **options):
     torch.manual_seed(seed)
     net = AlignIQA(**TINY | options)
     if trained:
-        vectors, scores = torch.randn(12, net.msfa.width), torch.randn(12, net.config['targets'])
+        vectors, scores = torch.randn(12, len(net.head.mean)), torch.randn(12, net.config['targets'])
         net.head.fit(vectors, scores, alpha=0.1, folds=list(range(12)))
         net.is_trained = True
         for name, parameter in net.named_parameters():
@@ -118,6 +119,29 @@ def test_a_frozen_part_that_a_file_holds_in_part_is_an_error():
 def test_a_checkpoint_of_another_network_is_an_error_that_names_the_key(key, value):
     with pytest.raises(ValueError, match=f'{key}: '):
         load_checkpoint(network(**{key: value}), checkpoint_state(network()), 'net')
+
+
+def test_a_file_that_states_no_number_of_views_is_of_one():
+    state, two = checkpoint_state(network()), network(views=2)
+    saved = json.loads(bytes(state['metadata'].tolist()))['network']
+    state = edited(state, network={key: value for key, value in saved.items() if key != 'views'})
+    load_checkpoint(network(trained=False), state, 'old.pth')
+    with pytest.raises(ValueError, match='old.pth: it belongs to a network with views: 1, but this one has 2'):
+        load_checkpoint(two, state, 'old.pth')
+
+
+def test_all_but_the_head_may_come_from_a_network_of_other_views_and_another_head():
+    one, two = network(**GUIDED), network(**GUIDED, views=2, head='linear')
+    for parameter in (*two.guide.parameters(), *two.injection.parameters()):
+        torch.nn.init.zeros_(parameter)
+    head = {name: tensor.clone() for name, tensor in two.head.state_dict().items()}
+    load_checkpoint(two, checkpoint_state(one), 'one.pth', head=False)
+    assert all(torch.equal(tensor, head[name]) for name, tensor in two.head.state_dict().items())
+    for part in ('guide', 'injection'):
+        theirs = getattr(two, part).state_dict()
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in getattr(one, part).state_dict().items())
+    with pytest.raises(ValueError, match='stages'):
+        load_checkpoint(network(**GUIDED, stages=3), checkpoint_state(one), 'one.pth', head=False)
 
 
 def test_a_checkpoint_of_another_normalisation_is_an_error():

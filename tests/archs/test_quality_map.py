@@ -20,6 +20,7 @@ def brightness():
         return [torch.zeros(len(image), 1)] * 2, [stage_map] * 2
 
     return SimpleNamespace(
+        views=1,
         guide=None,
         injection=None,
         backbone=backbone,
@@ -54,12 +55,14 @@ def test_an_image_that_is_the_same_everywhere_has_a_flat_map(brightness, size):
 
 @pytest.mark.parametrize('aggregation', ['stage_pool', 'msfa'])
 @pytest.mark.parametrize(('size', 'shape'), [((96, 96), (4, 4)), ((64, 144), (3, 6)), ((33, 32), (4, 4))])
-def test_a_network_with_guidance_and_a_pyramid_has_a_map_of_the_shape_of_the_image(aggregation, size, shape):
+@pytest.mark.parametrize('views', [1, 2])
+def test_a_network_with_guidance_and_a_pyramid_has_a_map_of_the_shape_of_the_image(views, aggregation, size, shape):
     torch.manual_seed(0)
     net = AlignIQA(
         backbone='test_vit',
         backbone_weights='random',
         input_size=64,
+        views=views,
         guide='saliency',
         injection='cgi',
         injection_options={'blocks': [4, 5], 'bottleneck': 8},

@@ -40,7 +40,14 @@ def test_what_is_written_is_read_bit_for_bit(path, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'changes', [{'seed': 1}, {'stages': 3}, {'input_size': 64}, {'aggregation': 'msfa', 'aggregation_options': {'channels': 4}}]
+    'changes',
+    [
+        {'seed': 1},
+        {'stages': 3},
+        {'input_size': 64},
+        {'views': 2},
+        {'aggregation': 'msfa', 'aggregation_options': {'channels': 4}},
+    ],
 )
 def test_another_network_has_other_features(changes, path, tmp_path):
     FeatureCache(tmp_path, network()).write(path, torch.zeros(3))
