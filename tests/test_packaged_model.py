@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 from torchvision.transforms.functional import to_tensor
 
 import align_iqa_plugin  # noqa: F401  so that the tests also pass where torch's autoload is switched off
-from align_iqa_plugin.archs.weights import PACKAGED, PACKAGED_MODEL_CARD
+from align_iqa_plugin.archs.weights import PACKAGED, PACKAGED_FAST_CARD, PACKAGED_MODEL_CARD
 from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
 from align_iqa_plugin.data.images import read_image
 from align_iqa_plugin.score.find_images import sample_rows
@@ -72,6 +72,13 @@ def test_the_deviation_grows_on_what_is_no_generated_image(metric, samples, pred
     assert (metric.net.predict(degraded).std > prediction.std[:4]).all()
 
 
+def test_the_model_of_one_view_scores_as_its_card_says_and_on_the_same_scale(samples, scores):
+    fast, card = pyiqa.create_metric('align_iqa-fast', device='cpu'), json.loads(PACKAGED_FAST_CARD.read_text(encoding='utf-8'))
+    found = fast(samples[1][::3]).flatten().tolist()
+    assert found == pytest.approx([card['sample_scores'][row.image] for row in samples[0][::3]], abs=2e-3)
+    assert found == pytest.approx(scores[::3], abs=0.6)
+
+
 def test_its_ranking_of_the_samples_agrees_with_people(samples, scores):
     assert spearmanr(scores, [row.mos for row in samples[0]])[0] > 0.7
 
@@ -108,8 +115,9 @@ def test_white_is_in_range_in_every_type(metric, kind):
     assert torch.equal(metric(image.to(kind)), metric(image))
 
 
-def test_the_card_names_the_files_by_their_hashes(card):
-    for name, file in card['files'].items():
+@pytest.mark.parametrize('path', [PACKAGED_MODEL_CARD, PACKAGED_FAST_CARD], ids=['best', 'fast'])
+def test_a_card_names_the_files_by_their_hashes(path):
+    for name, file in json.loads(path.read_text(encoding='utf-8'))['files'].items():
         assert hashlib.sha256((PACKAGED / name).read_bytes()).hexdigest() == file['sha256'], name
 
 

@@ -254,7 +254,8 @@ class KernelHead(LinearHead):
         # the number of support vectors is data: take that of the state, also where the network is part of another module
         for name in ('support_vectors', 'coefficients', *empty):
             if f'{prefix}{name}' in state_dict:
-                setattr(self, name, torch.empty_like(state_dict[f'{prefix}{name}'], device=self.bias.device))
+                shape = state_dict[f'{prefix}{name}'].shape  # a file may hold them in half precision
+                setattr(self, name, torch.empty(shape, dtype=self.bias.dtype, device=self.bias.device))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
