@@ -184,11 +184,11 @@ class KernelHead(LinearHead):
     def _keep(self, coefficients: Tensor) -> None:
         self.coefficients = coefficients
 
-    @torch.no_grad()
     def deviation(self, vector: Float[Tensor, 'b d']) -> Float[Tensor, 'b k'] | None:
         """Standard deviation of the error of each score, in its unit: 90 % of MOS should lie within 1.645 of them.
 
-        It grows as an image is less like those of the fit. None for files of earlier versions, which do not say.
+        It grows as an image is less like those of the fit, and its gradient says how. None for files of earlier versions, which
+        do not say.
         """
         if not len(self.inducing_points):
             return None
@@ -196,6 +196,7 @@ class KernelHead(LinearHead):
         with torch.autocast(vector.device.type, enabled=False):
             kernel, own = self._to_points(vector.to(exact))
             variance = self.noise + (own - (kernel @ self.explained.to(exact)).square().sum(1)).clamp_min(0)
+            variance = variance.clamp_min(torch.finfo(torch.float32).tiny)  # the gradient of a root is not finite at 0
             return (variance.sqrt()[:, None] * self.error_scale).float()
 
     @torch.no_grad()

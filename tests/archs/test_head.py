@@ -229,3 +229,21 @@ def test_calibration_scales_the_deviation_to_new_errors(fitted):
     before = head.deviation(vectors)
     head.calibrate(vectors, 2 * 1.6449 * before[:, 0].double())
     torch.testing.assert_close(head.deviation(vectors), 2 * before)
+
+
+def test_the_deviation_can_be_followed_to_the_features(fitted):
+    head, vectors, _, _ = fitted
+    vectors = (2 * vectors[:4]).requires_grad_()
+    step = torch.autograd.grad(head.deviation(vectors).sum(), vectors)[0]
+    rise = head.deviation(vectors + 1e-2 * step) - head.deviation(vectors - 1e-2 * step)
+    torch.testing.assert_close(rise[:, 0], 2e-2 * step.square().sum(1), atol=1e-4, rtol=5e-2)
+
+
+def test_the_gradient_of_a_deviation_of_zero_is_finite(fitted):
+    head, vectors, _, _ = fitted
+    head.noise.zero_()
+    head.explained.mul_(2)  # more than there is to explain
+    vectors = vectors.clone().requires_grad_()
+    std = head.deviation(vectors)
+    assert std.max() < 1e-15
+    assert torch.equal(torch.autograd.grad(std.sum(), vectors)[0], torch.zeros_like(vectors))
