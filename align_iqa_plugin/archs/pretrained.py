@@ -203,7 +203,7 @@ def _parse(data: Tensor) -> dict[str, Any]:
 
 def _score_range(saved: Mapping[str, Any]) -> tuple[float, float] | None:
     match saved.get('score_range'):
-        case [int() | float() as low, int() | float() as high]:
+        case [int() | float() as low, int() | float() as high] if low < high:
             return low, high
     return None
 

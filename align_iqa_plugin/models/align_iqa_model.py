@@ -61,6 +61,8 @@ class AlignIQAModel(GeneralIQAModel):
         self.frozen = frozen_digests(self.net)
         if not self.trained and train_opt.get('ridge_alpha') is None:
             raise ValueError('this network has no parameter to train: its head is fitted, which train.ridge_alpha does.')
+        if train_opt.get('ridge_alpha') is None:
+            self.net.score_range = None  # not that of the weights it starts from: the data may have another scale
         precision = train_opt.get('precision', 'fp32')
         if precision not in PRECISIONS:
             raise ValueError(f"train.precision: unknown precision '{precision}'{suggest(precision, PRECISIONS)}")

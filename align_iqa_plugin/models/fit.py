@@ -1,7 +1,7 @@
 """The closed-form start of a training: the head is fitted to the features of the training images."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -95,6 +95,9 @@ def fit_head(
 ) -> Fit:
     """Fit the head of a network to a dataset, `LinearHead.fit`; all processes of a training take part.
 
+    The network then has the `score_range` of the dataset: that of its options or of its release, or where neither states one,
+    from the lowest to the highest main score.
+
     Args:
         dataset: the training images, without augmentation.
         alpha: penalty of the ridge regression.
@@ -129,6 +132,8 @@ def fit_head(
     gain = network.head(rated.features) - left_out
     broadcast([*network.buffers(), gain])
     network.is_trained = True
+    low, high = _score_range(dataset.opt, rated)
+    network.score_range = (low, high) if low < high else None
     rmse, rmse_left_out = (
         float((scores - rated.targets).square()[rated.mask].mean().sqrt()) for scores in (left_out + gain, left_out)
     )
@@ -142,23 +147,28 @@ def _copies(dataset: BaseIQADataset, share: float) -> Copies:
     return Copies(dataset, share)
 
 
+def _score_range(opt: Mapping, rated: Rated) -> tuple[float, float]:
+    """Lowest and highest possible main score where the options of a dataset state them, else those that are there."""
+    if opt.get('mos_normalize'):
+        return 0.0, 1.0
+    scores = rated.targets[rated.mask[:, 0], 0]
+    low, high = opt.get('mos_range') or (scores.min(), scores.max())
+    return float(low), float(high)
+
+
 def _margins(copies: Copies, rated: Rated) -> Tensor:
     """How far each copy should score below its image, (p, k); nothing is known of scores other than the main one.
 
     A picture of nothing gets the worst score. A degraded copy loses its share of the distance to one standard deviation of the
     scores below that, so that a degraded copy of a bad picture is still seen to be worse.
     """
-    opt, device = copies.opt, rated.targets.device
+    device = rated.targets.device
     rows = [copy.image for copy in copies.copies]
     lost = torch.tensor([copy.lost for copy in copies.copies], device=device)
     scores, present = rated.targets[:, 0], rated.mask[:, 0]
-    lower_better, limits = bool(opt.get('lower_better')), opt.get('mos_range')
-    if opt.get('mos_normalize'):  # then scores are 0 to 1, higher is better
-        worst, lower_better = 0.0, False
-    elif limits:
-        worst = float(limits[1] if lower_better else limits[0])
-    else:
-        worst = float(scores[present].max() if lower_better else scores[present].min())
+    # normalised scores are 0 to 1, higher is better
+    lower_better = copies.opt.get('lower_better') and not copies.opt.get('mos_normalize')
+    worst = _score_range(copies.opt, rated)[1 if lower_better else 0]
     deviation = float(scores[present].std()) * (-1 if lower_better else 1)
     shares = lost * (scores[rows] - worst + torch.where(lost < 1, deviation, 0.0))
     margins = torch.full((len(rows), rated.targets.shape[1]), torch.nan, device=device)

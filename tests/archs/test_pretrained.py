@@ -199,6 +199,16 @@ def test_files_of_before_0_5_0_give_the_same_scores_and_no_deviation(tmp_path, s
     assert torch.equal(prediction.scores, net(IMAGE)) and prediction.std is None
 
 
+@pytest.mark.parametrize(('saved', 'read'), [((1.0, 9.0), (1.0, 9.0)), (None, None), ((9.0, 1.0), None)], ids=str)
+@pytest.mark.parametrize('state_of', [checkpoint_state, full_state])
+def test_the_range_of_the_ratings_comes_back_from_a_file_if_it_is_one(tmp_path, state_of, saved, read):
+    net = network()
+    net.score_range = saved
+    path = save(state_of(net), tmp_path / 'net.pth')
+    torch.manual_seed(0)  # the backbone that a checkpoint leaves out
+    assert create_align_iqa(**TINY, pretrained_model_path=path).score_range == read
+
+
 def test_an_untrained_network_stays_untrained_in_a_file(tmp_path):
     path = save(full_state(network(trained=False)), tmp_path / 'net.pth')
     with pytest.raises(RuntimeError, match='no trained weights'):

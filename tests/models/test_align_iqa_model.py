@@ -263,6 +263,17 @@ def test_the_training_starts_as_the_ridge_regression_and_saves_it(options, tmp_p
     assert not any(key.startswith('backbone.') for key in state)
 
 
+def test_the_range_of_the_ratings_is_that_of_the_fit_and_not_of_the_weights_that_it_starts_from(options, tmp_path):
+    for section in options['datasets'].values():
+        section['mos_range'] = [0, 6]
+    model = build(options, ridge_alpha=10.0)
+    model.start()
+    assert model.net.score_range == (0, 6)
+    options['path']['pretrain_network'] = str(tmp_path / 'net_start.pth')
+    assert build(options, ridge_alpha=10.0).net.score_range == (0, 6)
+    assert build(options).net.score_range is None
+
+
 def test_pyiqas_loop_gets_the_ridge_regression_at_its_first_step(options, tmp_path):
     model = build(options, ridge_alpha=10.0)
     assert not (tmp_path / 'net_start.pth').exists()

@@ -103,3 +103,20 @@ def test_a_dataset_of_pyiqa_has_no_copies(network, tiny_options, tiny_images):
     section |= {'meta_info_file': str(table), 'augment': {'totensor': None}, 'phase': 'train', 'batch_size_per_gpu': 4}
     with pytest.raises(ValueError, match='train.order_share needs type: AIGCIQADataset, not GeneralNRDataset'):
         fit.fit_head(network, build_dataset(section), alpha=0.1, device=CPU, order_share=0.5)
+
+
+def test_the_network_has_the_range_that_the_data_set_states_or_else_that_of_its_scores(network, tiny_options):
+    section = tiny_options['datasets']['train'] | {'phase': 'train'}
+    found = []
+    for options in ({}, {'mos_range': [0, 6]}, {'mos_range': [0, 6], 'lower_better': True, 'mos_normalize': True}):
+        fit.fit_head(network, build_dataset(section | options), alpha=0.1, device=CPU)
+        found.append(network.score_range)
+    dataset = build_dataset(section)
+    mos = [dataset[i]['mos_label'].item() for i in range(len(dataset))]
+    assert found == [(min(mos), max(mos)), (0, 6), (0, 1)]
+
+
+def test_scores_that_are_all_the_same_have_no_range(network, dataset):
+    dataset.paths_mos = [[path, 3.0, *rest] for path, _, *rest in dataset.paths_mos]
+    fit.fit_head(network, dataset, alpha=0.1, device=CPU)
+    assert network.score_range is None
