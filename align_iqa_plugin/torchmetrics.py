@@ -23,7 +23,8 @@ REDUCTIONS = ('mean', 'sum', 'none')
 class AlignIQAScore(Metric):
     """Quality of images, without references: higher is better, about 0 to 5, the mean opinion scores of AGIQA-3K.
 
-    The network stays frozen and in evaluation mode. Gradients reach the images.
+    The network stays frozen and in evaluation mode. Gradients reach images that require them; their scores are then limited to
+    the range of the ratings, as of `AlignIQA.forward`.
 
     Args:
         pretrained_model_path: weights of your own, in place of the packaged ones; the scores have the unit of their ratings.

@@ -99,8 +99,20 @@ def test_as_a_loss_it_improves_an_image(samples):
     before = loss(image)
     before.backward()
     assert image.grad.isfinite().all()
-    after = loss((image + 0.02 * image.grad / image.grad.abs().max()).clamp(0, 1).detach())
+    after = loss((image + 0.02 * image.grad / image.grad.abs().max()).clamp(0, 1).detach().requires_grad_())
     assert after > before
+
+
+def test_as_a_loss_it_stays_on_the_scale_of_the_ratings_and_can_still_rise(samples):
+    loss = pyiqa.create_metric('align_iqa', as_loss=True, device='cpu')
+    loss.net.score_range = loss.net.score_range or (0.0, 5.0)  # weights of 0.5.0 do not state it
+    assert loss.net.score_range == (0.0, 5.0)
+    image = samples[1][-1:].clone().requires_grad_()
+    loss.net.head.bias += 6 - loss(image.detach())
+    score = loss(image)
+    score.backward()
+    assert 4.9 < score < 5 < loss(image.detach())
+    assert image.grad.isfinite().all() and image.grad.abs().sum() > 0
 
 
 def test_a_gray_image_and_an_image_beside_it_are_taken(metric):

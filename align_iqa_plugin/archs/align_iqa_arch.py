@@ -35,6 +35,7 @@ from align_iqa_plugin.archs.weights import PACKAGED_BACKBONE, backbone_state
 from align_iqa_plugin.runtime.prompted_tensor import split_prompts
 
 MINIMUM_SIDE = 32  # pixels
+TAIL = 0.1  # share of the range at either end, in which scores are bent
 
 
 class Prediction(NamedTuple):
@@ -77,7 +78,8 @@ class AlignIQA(nn.Module):
 
     Attributes:
         config: the keywords that decide about shapes, defaults filled in; a checkpoint fits a network of the same ones.
-        score_range: lowest and highest rating that the head was fitted to, None where it is not known; saved with the weights.
+        score_range: lowest and highest possible rating on the scale of the main score, or where the scale is not known those
+            that the head was fitted to; None where neither is known. It is saved with the weights.
         is_trained: set it when you have trained or fitted the network: it scores only then. It is part of `state_dict()`.
 
     Raises:
@@ -165,25 +167,33 @@ class AlignIQA(nn.Module):
 
         Returns:
             `targets` scores for each image, the main one first, higher is better. They do not depend on the rest of the batch.
+            Where gradients flow to the images, so that the score is a loss, the main one stays in `score_range`
+            (`limit_scores`); it can leave the range where none do.
 
         Raises:
             ValueError: an image is too small, the images are not floating-point, or the number of prompts is not theirs.
             RuntimeError: the network is neither trained nor in training mode.
         """
         self._check_trained()
-        return self.head(self.forward_features(image, caption_list))
+        return self._scores(self.forward_features(image, caption_list), image)
 
-    @torch.no_grad()
     def predict(self, image: Float[Tensor, 'b c h w'], caption_list: Sequence[str | None] | None = None) -> Prediction:
-        """Scores of a batch and their deviations, without gradients; arguments and errors as of `forward`.
+        """Scores of a batch, as of `forward`, and their deviations; arguments and errors as of `forward`.
+
+        Both have gradients if the images require them; if not, nothing is kept for gradients of parameters.
 
         With pyiqa: ``scores, std = metric.net.predict(images)``.
         """
         self._check_trained()
         # as pyiqa sets it: a score does not depend on which algorithm was the fastest
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+        with torch.set_grad_enabled(_is_optimised(image)), deterministic:
             vectors = self.forward_features(image, caption_list)
-            return Prediction(self.head(vectors), self.head.deviation(vectors))
+            return Prediction(self._scores(vectors, image), self.head.deviation(vectors))
+
+    def _scores(self, vectors: Float[Tensor, 'b f'], image: Tensor) -> Float[Tensor, 'b k']:
+        scores: Tensor = self.head(vectors)
+        return limit_scores(scores, self.score_range) if _is_optimised(image) else scores
 
     def _check_trained(self) -> None:
         if not (self.training or self.is_trained):
@@ -223,6 +233,30 @@ class AlignIQA(nn.Module):
     def reads_prompts(self) -> bool:
         """Whether scores depend on `caption_list`; a guide that does not say that it reads none counts as one that does."""
         return self.guide is not None and getattr(self.guide, 'reads_prompts', True)
+
+
+def limit_scores(scores: Float[Tensor, 'b k'], score_range: tuple[float, float] | None) -> Float[Tensor, 'b k']:
+    """Scores of which the main one stays inside its range, so that nothing is gained by optimising an image beyond it.
+
+    In the inner four fifths of the range a score is unchanged. In the outer tenth at either end and beyond, a tanh bends it,
+    with a continuous second derivative, towards the end, which it does not pass. The gradient fades but keeps its sign, until
+    the type cannot tell the score from the end.
+
+    Args:
+        scores: the main one first; the others have no known range and are left as they are.
+        score_range: lowest and highest; None leaves all scores as they are.
+    """
+    if score_range is None:
+        return scores
+    low, high = score_range
+    tail = TAIL * (high - low)
+    inner = scores[:, :1].clamp(low + tail, high - tail)
+    limited = inner + tail * ((scores[:, :1] - inner) / tail).tanh()
+    return torch.cat([limited.clamp(low, high), scores[:, 1:]], 1)  # a rounding may lie outside
+
+
+def _is_optimised(image: Tensor) -> bool:
+    return torch.is_grad_enabled() and image.requires_grad
 
 
 def _checked(image: Tensor, caption_list: Sequence[str | None] | None) -> tuple[Tensor, Sequence[str | None] | None]:

@@ -4,7 +4,7 @@ import pyiqa
 import pytest
 import torch
 
-from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.archs.align_iqa_arch import AlignIQA, limit_scores
 from align_iqa_plugin.archs.guides import GUIDES
 from align_iqa_plugin.archs.guides.saliency import SaliencyGuide
 from align_iqa_plugin.archs.head import HEADS
@@ -337,3 +337,77 @@ def test_images_of_any_floating_point_type_are_cast_to_the_networks(kind, networ
 def test_images_of_whole_numbers_are_an_error_that_says_what_to_do(kind):
     with pytest.raises(ValueError, match=f'images are {kind}.*floating-point.*divide uint8 images by 255'):
         network(**UNGUIDED)(torch.ones(1, 3, 64, 64).to(kind))
+
+
+# The score as a loss
+
+
+@pytest.mark.parametrize('bounds', [(0.0, 5.0), (0.33, 4.71), (1.0, 9.0), (-2.5, 100.0)], ids=str)
+def test_a_limited_score_is_itself_inside_and_bends_smoothly_towards_the_ends_without_passing_them(bounds):
+    low, high = torch.tensor(bounds)
+    width = high - low
+    scores = (low + width * torch.linspace(-0.5, 1.5, 2001))[:, None].requires_grad_()
+    limited = limit_scores(scores, bounds)
+    slope = torch.autograd.grad(limited.sum(), scores)[0]
+    inside = (scores >= low + 0.11 * width) & (scores <= high - 0.11 * width)
+    assert torch.equal(limited[inside], scores[inside]) and (slope[inside] == 1).all()
+    assert (limited >= low).all() and (limited <= high).all()
+    assert (slope > 0).all() and (slope <= 1).all()
+    assert slope.diff(dim=0).abs().max() < 0.02  # no kink: a step of these is a hundredth of a tail
+    assert (limited.diff(dim=0) >= 0).all()
+
+
+def test_a_limited_score_far_outside_is_at_the_end():
+    limited = limit_scores(torch.tensor([[-1e6], [1e6]]), (0.0, 5.0))
+    assert limited.flatten().tolist() == [0, 5]
+
+
+def test_without_a_range_and_of_further_scores_nothing_is_limited():
+    scores = torch.tensor([[7.0, 7.0], [-3.0, -3.0]])
+    assert torch.equal(limit_scores(scores, None), scores)
+    limited = limit_scores(scores, (0.0, 5.0))
+    assert torch.equal(limited[:, 1], scores[:, 1]) and (limited[:, 0] != scores[:, 0]).all()
+
+
+def narrow(**options):
+    """A network whose scores lie outside its range."""
+    net = open_gates(network(**options))
+    net.head.bias += 4
+    net.score_range = -0.5, 0.5
+    return net
+
+
+def test_a_score_is_limited_where_gradients_flow_to_the_image_and_there_alone():
+    net, image = narrow(targets=2), torch.rand(2, 3, 64, 64)
+    plain = net(image)
+    assert (plain > 1).all()
+    with torch.no_grad():
+        assert torch.equal(net(image.clone().requires_grad_()), plain)
+    limited = net(image.clone().requires_grad_())
+    assert torch.equal(limited, limit_scores(plain, net.score_range))
+    assert (limited[:, 0] <= 0.5).all() and torch.equal(limited[:, 1], plain[:, 1])
+    net.score_range = None
+    assert torch.equal(net(image.clone().requires_grad_()), plain)
+
+
+def test_predict_gives_the_scores_of_forward_with_gradients_and_without():
+    net, image = narrow(), torch.rand(2, 3, 64, 64)
+    assert torch.equal(net.predict(image).scores, net(image))
+    image.requires_grad_()
+    assert torch.equal(net.predict(image).scores, net(image)) and net(image).max() <= 0.5
+    assert torch.equal(net.predict(image).std, net.predict(image.detach()).std)
+
+
+def test_scores_and_deviations_can_be_followed_to_the_image():
+    net, image = network(), torch.rand(1, 3, 64, 64, requires_grad=True)
+    for found in net.predict(image):
+        gradient = torch.autograd.grad(found.sum(), image, retain_graph=True)[0]
+        assert gradient.isfinite().all() and gradient.abs().sum() > 0
+
+
+def test_predict_keeps_nothing_for_gradients_that_nobody_asked_for():
+    net, image = open_gates(network()), torch.rand(1, 3, 64, 64)
+    assert net(image).requires_grad  # by the parameters
+    with torch.no_grad():
+        found = [*net.predict(image), *net.predict(image.clone().requires_grad_())]
+    assert not any(each.requires_grad for each in [*net.predict(image), *found])
