@@ -105,7 +105,6 @@ def test_as_a_loss_it_improves_an_image(samples):
 
 def test_as_a_loss_it_stays_on_the_scale_of_the_ratings_and_can_still_rise(samples):
     loss = pyiqa.create_metric('align_iqa', as_loss=True, device='cpu')
-    loss.net.score_range = loss.net.score_range or (0.0, 5.0)  # weights of 0.5.0 do not state it
     assert loss.net.score_range == (0.0, 5.0)
     image = samples[1][-1:].clone().requires_grad_()
     loss.net.head.bias += 6 - loss(image.detach())
