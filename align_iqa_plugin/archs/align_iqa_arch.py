@@ -216,6 +216,12 @@ class AlignIQA(nn.Module):
         class_tokens, stage_maps = self.backbone(view, self.injection, guidance)
         return self.msfa(class_tokens, stage_maps)
 
+    def column_weights(self, *, centre: float = 1.0, pyramid: float = 1.0) -> Float[Tensor, ' f']:
+        """How much each entry of the vector should count for a head; 1 for those of the whole image's pooled stages."""
+        view = torch.ones(self.msfa.width, device=self.trained.device)
+        view[self.msfa.pooled_width :] = pyramid
+        return torch.cat([view, centre * view][: self.views])
+
     @property
     def pooled_columns(self) -> list[int]:
         """The entries of the vector that no trained parameter of the aggregation moves."""

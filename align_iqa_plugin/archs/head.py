@@ -51,6 +51,7 @@ class LinearHead(nn.Module):
         alpha: float,
         folds: list[int],
         columns: slice | list[int] = slice(None),
+        weights: Float[Tensor, ' d'] | None = None,
         mask: Bool[Tensor, 'n k'] | None = None,
         pairs: OrderedPairs | None = None,
     ) -> Float[Tensor, 'n k']:
@@ -62,6 +63,7 @@ class LinearHead(nn.Module):
             folds: a number for each row; rows that have to be predicted without each other, such as those of one prompt,
                 share it.
             columns: the entries of the vector that take part; the others get weight zero.
+            weights: how much each entry of the vector counts, relative to the others; by default all alike.
             mask: False where a score is missing: the row takes no part in the regression of that target.
             pairs: rows and copies of them that should score lower by a margin, or the same.
 
@@ -74,6 +76,8 @@ class LinearHead(nn.Module):
         """
         self.mean.copy_(vectors.mean(0))
         self.std.copy_(vectors.std(0).clamp_min(1e-6))
+        if weights is not None:  # the squared norm of a standardised vector stays about d
+            self.std.div_(weights * (len(weights) / weights.square().sum()).sqrt())
         x = self.standardise(vectors if pairs is None else torch.cat([vectors, pairs.copies]))
         points = torch.zeros_like(x)
         points[:, columns] = x[:, columns]

@@ -379,6 +379,8 @@ class AlignIQAModel(GeneralIQAModel):
             forward=forward,
             order_share=train_opt.get('order_share') or 0.0,
             order_weight=train_opt.get('order_weight', 1.0),
+            centre_weight=train_opt.get('centre_weight', 1.0),
+            pyramid_weight=train_opt.get('pyramid_weight', 1.0),
             # a head that is fitted before the training must not read features that the training changes
             columns=self.net.pooled_columns if self.trained and forward is None else slice(None),
         )

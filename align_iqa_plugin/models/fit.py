@@ -91,6 +91,8 @@ def fit_head(
     forward: Forward | None = None,
     order_share: float = 0.0,
     order_weight: float = 1.0,
+    centre_weight: float = 1.0,
+    pyramid_weight: float = 1.0,
     columns: slice | list[int] = slice(None),
 ) -> Fit:
     """Fit the head of a network to a dataset, `LinearHead.fit`; all processes of a training take part.
@@ -106,6 +108,8 @@ def fit_head(
         forward: as of `features_of`.
         order_share: the share of the images whose `Copies` are fitted too: how far below its image each should score.
         order_weight: of a copy's squared error, relative to that of a score.
+        centre_weight: how much the features of the second view count for the head, relative to those of the whole image.
+        pyramid_weight: the same of the pyramid's, relative to those of the pooled stages.
         columns: as of `LinearHead.fit`.
 
     Raises:
@@ -126,6 +130,7 @@ def fit_head(
         alpha=alpha,
         folds=rated.folds.tolist(),
         columns=columns,
+        weights=network.column_weights(centre=centre_weight, pyramid=pyramid_weight),
         mask=rated.mask,
         pairs=pairs,
     )

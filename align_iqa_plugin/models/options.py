@@ -106,6 +106,12 @@ class TrainOptions(Section):
     order_weight: Positive = Field(
         1.0, description="Weight of a copy's squared error, relative to that of a score: in the fit, and in an adaptation."
     )
+    centre_weight: Positive = Field(
+        1.0, description='With ridge_alpha and network.views: 2: how much the features of the centre count for the head.'
+    )
+    pyramid_weight: Positive = Field(
+        1.0, description='With ridge_alpha and aggregation: msfa: how much the features of the pyramid count for the head.'
+    )
     frozen_cache: Text | None = Field(
         None,
         description='Folder that keeps what the head reads of each image before a training, so that none is decoded again.',
@@ -216,6 +222,8 @@ class Options(Section):
             lossless = not train.mos_loss_opt and not train.metric_loss_opt
             found += [(('train',), "lacks a loss, the key 'mos_loss_opt' (or metric_loss_opt).")] * lossless
         found += _of_adaptation(train, self.datasets['train'])
+        if train.centre_weight != 1 and self.network.get('views', 1) != 2:
+            found.append((('train', 'centre_weight'), 'has no effect without network.views: 2.'))
         if train.adapt_alpha is not None and self.network.get('views', 1) != 1:
             found.append((('network', 'views'), 'has to be 1 with train.adapt_alpha, which adapts to the whole image.'))
         for phase, section in self.datasets.items():

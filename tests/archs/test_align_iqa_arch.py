@@ -74,6 +74,14 @@ def test_two_views_are_the_whole_image_and_its_centre():
     torch.testing.assert_close(two.forward_features(image), both)
 
 
+def test_column_weights_are_those_of_the_centre_and_of_the_pyramid():
+    net = network(views=2)
+    weights = net.column_weights(centre=0.5, pyramid=0.1)
+    pooled, width = net.msfa.pooled_width, net.msfa.width
+    parts = weights.split([pooled, width - pooled, pooled, width - pooled])
+    assert [part.unique().tolist() for part in parts] == [[1], [pytest.approx(0.1)], [0.5], [pytest.approx(0.05)]]
+
+
 @pytest.mark.parametrize('views', [0, 3, True, '2', 1.0])
 def test_another_number_of_views_is_refused(views):
     with pytest.raises(ValueError, match='views is .*, not 1'):

@@ -55,6 +55,36 @@ def test_columns_left_out_of_the_fit_do_not_count(data):
     torch.testing.assert_close(head(vectors), head(changed))
 
 
+def test_weights_say_how_much_a_feature_counts(data):
+    vectors, scores = data
+    weights = torch.linspace(0.2, 2, 60)
+    head = LinearHead(width=60)
+    head.fit(vectors, scores, alpha=10.0, folds=FOLDS, weights=weights)
+    x = standardised(vectors) * weights.numpy()
+    x *= (60 / (weights.numpy() ** 2).sum()) ** 0.5
+    np.testing.assert_allclose(head(vectors), ridge(x, scores.double().numpy(), 10.0)(x), atol=1e-4)
+
+
+def test_a_feature_of_weight_zero_changes_neither_score_nor_deviation(data):
+    vectors, scores = data
+    head = KernelHead(width=60, components=16)
+    weights = torch.ones(60)
+    weights[20:] = 0
+    head.fit(vectors, scores, alpha=1.0, folds=FOLDS, weights=weights)
+    changed = vectors.clone()
+    changed[:, 20:] = 0
+    torch.testing.assert_close(head(vectors), head(changed))
+    torch.testing.assert_close(head.deviation(vectors), head.deviation(changed))
+
+
+def test_equal_weights_are_none_bit_for_bit(data):
+    vectors, scores = data
+    plain, weighted = KernelHead(width=60, components=16), KernelHead(width=60, components=16)
+    plain.fit(vectors, scores, alpha=1.0, folds=FOLDS)
+    weighted.fit(vectors, scores, alpha=1.0, folds=FOLDS, weights=torch.ones(60))
+    assert torch.equal(plain(vectors), weighted(vectors))
+
+
 def test_a_feature_that_never_varies_does_not_break_the_fit(data):
     vectors, scores = data
     vectors[:, 3] = 7
