@@ -24,7 +24,7 @@ from align_iqa_plugin.cli import app
 from align_iqa_plugin.models.options_file import read_file
 
 export_module = import_module('align_iqa_plugin.cli.export')
-OPTIONS = Path(__file__).parents[2] / 'options' / 'train' / 'AlignIQA' / 'align_iqa.yml'
+OPTIONS = Path(__file__).parents[2] / 'options' / 'train' / 'AlignIQA' / 'align_iqa_fast.yml'
 IMAGE = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
 
 
@@ -179,12 +179,12 @@ def test_the_semantic_guide_brings_its_vision_language_model_along(tiny_vlm, tmp
 
 @pytest.mark.slow
 def test_the_packaged_model_can_be_exported_and_scores_the_same(tmp_path):
-    from align_iqa_plugin.archs.weights import PACKAGED_MODEL_FILE
+    from align_iqa_plugin.archs.weights import PACKAGED_FAST_FILE
 
     output = tmp_path / 'model.safetensors'
-    result = run('export', PACKAGED_MODEL_FILE, '--opt', OPTIONS, '--output', output)
+    result = run('export', PACKAGED_FAST_FILE, '--opt', OPTIONS, '--output', output)
     assert result.exit_code == 0, result.output
-    packaged = create_align_iqa(pretrained=True).eval()
+    packaged = create_align_iqa(pretrained_model_path='packaged-fast').eval()
     assert torch.equal(create_align_iqa(pretrained_model_path=str(output)).eval()(IMAGE), packaged(IMAGE))
 
 
