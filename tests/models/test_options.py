@@ -175,9 +175,10 @@ def test_every_file_builds_and_takes_training_steps_that_lower_the_loss(file, ti
     assert losses[-1] < losses[0]
 
 
-def test_the_packaged_model_is_the_network_of_its_file_and_the_defaults_of_the_constructor():
-    network = read_file(FOLDER / 'align_iqa.yml')['network']
-    defaults = {name: p.default for name, p in inspect.signature(AlignIQA).parameters.items()}
+@pytest.mark.parametrize(('file', 'views'), [('align_iqa.yml', 2), ('align_iqa_fast.yml', 1)])
+def test_a_packaged_model_is_the_network_of_its_file_and_but_for_the_views_the_default(file, views):
+    network = read_file(FOLDER / file)['network']
+    defaults = {name: p.default for name, p in inspect.signature(AlignIQA).parameters.items()} | {'views': views}
     assert {key: value for key, value in network.items() if key != 'type'}.items() <= defaults.items()
 
 
