@@ -204,10 +204,12 @@ def centre(image: Float[Tensor, 'b 3 h w']) -> Float[Tensor, 'b 3 h2 w2']:
 
     A share, and not a number of pixels, so that an image scores alike at every resolution.
     """
-    height, width = image.shape[-2:]
-    rows, columns = (7 * height + 8) // 16, (7 * width + 8) // 16  # rounded; integers also while torch exports a network
-    top, left = (height - rows) // 2, (width - columns) // 2
-    return image[..., top : top + rows, left : left + columns]
+    for axis in (2, 3):
+        side = image.shape[axis]
+        length = (7 * side + 8) // 16  # rounded
+        # not a slice: torch cannot export one whose ends depend on the size
+        image = image.index_select(axis, torch.arange(length, device=image.device) + (side - length) // 2)
+    return image
 
 
 def resize(image: Float[Tensor, 'b 3 h w'], size: tuple[int, int]) -> Float[Tensor, 'b 3 h2 w2']:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from align_iqa_plugin.archs.align_iqa_arch import MINIMUM_SIDE, AlignIQA
+from align_iqa_plugin.archs.backbone import centre
 
 EXAMPLE = (2, 3, 200, 256)  # any images: the model is not bound to their size
 
@@ -67,7 +68,7 @@ class _AnySize(nn.Module):
 
     def forward(self, image: Float[Tensor, 'b 3 h w']) -> Float[Tensor, 'b k']:
         image = image.clamp(0, 1)
-        views = [image, _centre(image)][: self.network.views]
+        views = [image, centre(image)][: self.network.views]
         return self.network.head(torch.cat([self._features(view) for view in views], 1))
 
     def _features(self, image: Tensor) -> Tensor:
@@ -96,12 +97,3 @@ class _AnySize(nn.Module):
             torch._check(count <= 2 * most)
             counts.append(count)
         return counts[0], counts[1]
-
-
-def _centre(image: Tensor) -> Tensor:
-    """As `backbone.centre`; torch cannot trace a slice whose ends depend on the size."""
-    for axis in (2, 3):
-        side = image.shape[axis]
-        length = (7 * side + 8) // 16
-        image = image.index_select(axis, torch.arange(length, device=image.device) + (side - length) // 2)
-    return image
