@@ -21,8 +21,7 @@ class PeakMemory:
             torch.cuda.empty_cache()
             self._before: float | None = torch.cuda.memory_allocated(device)
         else:
-            if sys.platform == 'linux' and hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
-                libc.malloc_trim(0)  # memory that was freed before, and kept for reuse, would not count as growth
+            _return_freed_memory()  # what is reused would not count as growth
             self._before = _resident('VmRSS')
 
     def restart(self) -> None:
@@ -30,6 +29,7 @@ class PeakMemory:
         if self.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats(self.device)
         elif self._before is not None:
+            _return_freed_memory()  # what an earlier call needed would count as growth
             try:
                 Path('/proc/self/clear_refs').write_text('5')
             except OSError:  # not everywhere allowed
@@ -43,6 +43,12 @@ class PeakMemory:
             return (torch.cuda.max_memory_allocated(self.device) - self._before) / 1e6
         peak = _resident('VmHWM')
         return None if peak is None else max(0.0, peak - self._before)
+
+
+def _return_freed_memory() -> None:
+    """Have the C library return to the system what it keeps for reuse."""
+    if sys.platform == 'linux' and hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
+        libc.malloc_trim(0)
 
 
 def _resident(line: str) -> float | None:
