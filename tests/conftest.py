@@ -15,7 +15,7 @@ from jaxtyping import install_import_hook
 from PIL import Image
 
 # the shapes in the annotations are checked in tests only
-PURE_TORCH = ['backbone', 'guides.saliency', 'head', 'injection', 'msfa']
+PURE_TORCH = ['backbone', 'guides.saliency', 'head', 'injection', 'msfa', 'score_range', 'views']
 install_import_hook([f'align_iqa_plugin.archs.{name}' for name in PURE_TORCH], 'beartype.beartype')
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # small models on few cores; read when torch is imported

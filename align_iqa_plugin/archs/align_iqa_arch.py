@@ -26,16 +26,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from align_iqa_plugin.archs.backbone import GuidedViT, centre, to_unit_range
+from align_iqa_plugin.archs.backbone import GuidedViT
 from align_iqa_plugin.archs.head import LinearHead
 from align_iqa_plugin.archs.injection import Injection
 from align_iqa_plugin.archs.msfa import StagePool
 from align_iqa_plugin.archs.parts import build_part
+from align_iqa_plugin.archs.score_range import is_optimised, limit_scores
+from align_iqa_plugin.archs.views import centre, check_images, to_unit_range
 from align_iqa_plugin.archs.weights import PACKAGED_BACKBONE, backbone_state
-from align_iqa_plugin.runtime.prompted_tensor import split_prompts
-
-MINIMUM_SIDE = 32  # pixels
-TAIL = 0.1  # share of the range at either end, in which scores are bent
 
 
 class Prediction(NamedTuple):
@@ -187,13 +185,13 @@ class AlignIQA(nn.Module):
         self._check_trained()
         # as pyiqa sets it: a score does not depend on which algorithm was the fastest
         deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-        with torch.set_grad_enabled(_is_optimised(image)), deterministic:
+        with torch.set_grad_enabled(is_optimised(image)), deterministic:
             vectors = self.forward_features(image, caption_list)
             return Prediction(self._scores(vectors, image), self.head.deviation(vectors))
 
     def _scores(self, vectors: Float[Tensor, 'b f'], image: Tensor) -> Float[Tensor, 'b k']:
         scores: Tensor = self.head(vectors)
-        return limit_scores(scores, self.score_range) if _is_optimised(image) else scores
+        return limit_scores(scores, self.score_range) if is_optimised(image) else scores
 
     def _check_trained(self) -> None:
         if not (self.training or self.is_trained):
@@ -206,7 +204,7 @@ class AlignIQA(nn.Module):
         self, image: Float[Tensor, 'b c h w'], caption_list: Sequence[str | None] | None = None
     ) -> Float[Tensor, 'b f']:
         """The vector that the head reads; arguments as of `forward`."""
-        image, caption_list = _checked(image, caption_list)
+        image, caption_list = check_images(image, caption_list)
         image = to_unit_range(image, torch.promote_types(self.backbone.mean.dtype, torch.float32))
         views = [image, centre(image)][: self.views]
         return torch.cat([self._features_of_view(view, caption_list) for view in views], 1)
@@ -239,41 +237,3 @@ class AlignIQA(nn.Module):
     def reads_prompts(self) -> bool:
         """Whether scores depend on `caption_list`; a guide that does not say that it reads none counts as one that does."""
         return self.guide is not None and getattr(self.guide, 'reads_prompts', True)
-
-
-def limit_scores(scores: Float[Tensor, 'b k'], score_range: tuple[float, float] | None) -> Float[Tensor, 'b k']:
-    """Scores of which the main one stays inside its range, so that nothing is gained by optimising an image beyond it.
-
-    In the inner four fifths of the range a score is unchanged. In the outer tenth at either end and beyond, a tanh bends it,
-    with a continuous second derivative, towards the end, which it does not pass. The gradient fades but keeps its sign, until
-    the type cannot tell the score from the end.
-
-    Args:
-        scores: the main one first; the others have no known range and are left as they are.
-        score_range: lowest and highest; None leaves all scores as they are.
-    """
-    if score_range is None:
-        return scores
-    low, high = score_range
-    tail = TAIL * (high - low)
-    inner = scores[:, :1].clamp(low + tail, high - tail)
-    limited = inner + tail * ((scores[:, :1] - inner) / tail).tanh()
-    return torch.cat([limited.clamp(low, high), scores[:, 1:]], 1)  # a rounding may lie outside
-
-
-def _is_optimised(image: Tensor) -> bool:
-    return torch.is_grad_enabled() and image.requires_grad
-
-
-def _checked(image: Tensor, caption_list: Sequence[str | None] | None) -> tuple[Tensor, Sequence[str | None] | None]:
-    """RGB images as a plain tensor, and their prompts."""
-    image, carried = split_prompts(image)
-    caption_list = carried if caption_list is None else caption_list
-    if min(image.shape[-2:]) < MINIMUM_SIDE:
-        height, width = image.shape[-2:]
-        raise ValueError(f'an image of {height} x {width} pixels is too small: each side needs at least {MINIMUM_SIDE}.')
-    if isinstance(caption_list, str):
-        raise ValueError('caption_list is a single text: give a list with one prompt for each image.')
-    if caption_list is not None and len(caption_list) != len(image):
-        raise ValueError(f'caption_list has {len(caption_list)} prompts for {len(image)} images: give one for each.')
-    return image.expand(-1, 3, -1, -1), caption_list

@@ -4,7 +4,6 @@ Align-IQA keeps a general-purpose plain ViT (paper, appendix 1.2) and cuts it in
 Freezing the ViT, and turning an image of any size into its input, are our choices: see `GuidedViT.preprocess`.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,17 +11,15 @@ from typing import Any
 
 import timm
 import torch
-import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
+from align_iqa_plugin.archs.views import resize, view_size
 from align_iqa_plugin.runtime.names import suggest
 
 Count = int | torch.SymInt  # of patches; symbolic while torch exports a network
-
-ROUNDING = 0.5 / 255  # half a level of 8 bits: what pixels may lie outside [0, 1] without a warning
 
 _unfilled: ContextVar[bool] = ContextVar('unfilled', default=False)
 
@@ -181,68 +178,6 @@ class GuidedViT(nn.Module):
     def _class_token(self, prefix: Float[Tensor, 'b p d'], stage_map: Float[Tensor, 'b d h w']) -> Float[Tensor, 'b d']:
         """The class token, or the mean patch token of a ViT that has none."""
         return prefix[:, 0] if self.vit.has_class_token else stage_map.mean((-2, -1))
-
-
-def view_size(height: int, width: int, input_size: int, patch_size: int) -> tuple[int, int]:
-    """Height and width in pixels that an image is resized to: the area of input_size x input_size, in whole patches.
-
-    As near to the image's aspect ratio as whole patches allow. An image that has such a size already keeps it.
-    """
-    side = input_size / patch_size
-    rows, columns = height / patch_size, width / patch_size
-    # the sizes that the rounding below can give: without this, a view of 15 x 14 patches would get one of 14 x 14
-    if rows % 1 == columns % 1 == 0 and (rows - 0.5) * (columns - 0.5) <= side**2 <= (rows + 0.5) * (columns + 0.5):
-        return height, width
-    aspect = (height / width) ** 0.5
-    most = int(side) ** 2  # a ribbon of an image keeps one row of patches, and no more patches than a square
-    rows, columns = (min(max(round(sides), 1), most) for sides in (side * aspect, side / aspect))
-    return rows * patch_size, columns * patch_size
-
-
-def centre(image: Float[Tensor, 'b 3 h w']) -> Float[Tensor, 'b 3 h2 w2']:
-    """The central 7/16 of either side: of an image of 512 pixels a side the 224 that a ViT sees as they are.
-
-    A share, and not a number of pixels, so that an image scores alike at every resolution.
-    """
-    for axis in (2, 3):
-        side = image.shape[axis]
-        length = (7 * side + 8) // 16  # rounded
-        # not a slice: torch cannot export one whose ends depend on the size
-        image = image.index_select(axis, torch.arange(length, device=image.device) + (side - length) // 2)
-    return image
-
-
-def resize(image: Float[Tensor, 'b 3 h w'], size: tuple[int, int]) -> Float[Tensor, 'b 3 h2 w2']:
-    """An image in [0, 1] at another height and width, bicubic and antialiased; the same image where it has them."""
-    if tuple(image.shape[-2:]) == tuple(size):
-        return image
-    return limit(F.interpolate(image, size=tuple(size), mode='bicubic', antialias=True, align_corners=False))
-
-
-def to_unit_range(image: Shaped[Tensor, 'b c h w'], dtype: torch.dtype) -> Float[Tensor, 'b c h w']:
-    """Images in [0, 1] and of this type, from floating-point ones, whose values outside are limited (`limit`).
-
-    A warning says so where values lie outside by more than rounding: images in [-1, 1] or [0, 255] would get scores that mean
-    nothing.
-
-    Raises:
-        ValueError: the images are not of a floating-point type.
-    """
-    if not image.is_floating_point():
-        raise ValueError(f'images are {image.dtype}, but have to be floating-point RGB in [0, 1]: divide uint8 images by 255.')
-    image = image.to(dtype)
-    low, high = image.detach().aminmax() if image.numel() else (0, 1)
-    if low < -ROUNDING or high > 1 + ROUNDING:
-        warnings.warn('images have values outside [0, 1], which are limited to it: check their range.', stacklevel=2)
-    return limit(image) if low < 0 or high > 1 else image
-
-
-def limit(image: Float[Tensor, 'b c h w']) -> Float[Tensor, 'b c h w']:
-    """Values limited to [0, 1]; the gradient passes as if they were not, so that a loss can still move them.
-
-    A clamp has no gradient outside, and resizing puts the pixels of a black image there by rounding.
-    """
-    return image + (image.clamp(0, 1) - image).detach()
 
 
 @contextmanager

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from align_iqa_plugin.archs.align_iqa_arch import MINIMUM_SIDE, AlignIQA
-from align_iqa_plugin.archs.backbone import centre
+from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.archs.views import MINIMUM_SIDE, centre
 
 EXAMPLE = (2, 3, 200, 256)  # any images: the model is not bound to their size
 

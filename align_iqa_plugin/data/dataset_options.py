@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from align_iqa_plugin.archs.align_iqa_arch import MINIMUM_SIDE
+from align_iqa_plugin.archs.views import MINIMUM_SIDE
 from align_iqa_plugin.runtime.schema import Count, Flag, FromZero, Number, Section, Text, failure, problem, problems, sentences
 
 KEEP_SIZE = frozenset({'hflip', 'vflip', 'rot90', 'randomerase', 'totensor'})

@@ -127,7 +127,7 @@ def read_resized(
         return image
     from torchvision.transforms.functional import to_tensor
 
-    from align_iqa_plugin.archs.backbone import resize, view_size
+    from align_iqa_plugin.archs.views import resize, view_size
 
     width, height = image.size
     size = view_size(height, width, input_size, PATCH_SIZE) if isinstance(input_size, int) else (input_size[0], input_size[1])

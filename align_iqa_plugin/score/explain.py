@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from align_iqa_plugin.archs.align_iqa_arch import MINIMUM_SIDE
+from align_iqa_plugin.archs.views import MINIMUM_SIDE
 from align_iqa_plugin.runtime.atomic import atomic_file
 from align_iqa_plugin.score.contact_sheet import draw_font
 from align_iqa_plugin.score.copy_to import file_name

@@ -58,7 +58,7 @@ def score_rows(metric, rows: list[Row], *, batch_size: int, workers: int = 0) ->
     Args:
         workers: processes that decode; 0 decodes in this one.
     """
-    from align_iqa_plugin.archs.align_iqa_arch import MINIMUM_SIDE
+    from align_iqa_plugin.archs.views import MINIMUM_SIDE
     from align_iqa_plugin.score.run import BatchScorer, score_images
 
     scorer = BatchScorer(metric, metric.device)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 from torchvision.transforms.functional import to_tensor
 
-from align_iqa_plugin.archs.backbone import resize, view_size
+from align_iqa_plugin.archs.views import resize, view_size
 from align_iqa_plugin.data import images
 from align_iqa_plugin.data.images import ImageError, read_image, read_resized
 
