@@ -207,12 +207,14 @@ class AlignIQA(nn.Module):
         image, caption_list = check_images(image, caption_list)
         image = to_unit_range(image, torch.promote_types(self.backbone.mean.dtype, torch.float32))
         views = [image, centre(image)][: self.views]
-        return torch.cat([self._features_of_view(view, caption_list) for view in views], 1)
+        return torch.cat([self.msfa(*self.stages(view, caption_list)) for view in views], 1)
 
-    def _features_of_view(self, view: Tensor, caption_list: Sequence[str | None] | None) -> Tensor:
+    def stages(
+        self, view: Float[Tensor, 'b 3 h w'], caption_list: Sequence[str | None] | None
+    ) -> tuple[list[Float[Tensor, 'b d']], list[Float[Tensor, 'b d h2 w2']]]:
+        """Class token and map of every stage of the guided backbone, shallow to deep, for a view in [0, 1]."""
         guidance = self.guide(view, caption_list) if self.guide else None  # (b, g, e)
-        class_tokens, stage_maps = self.backbone(view, self.injection, guidance)
-        return self.msfa(class_tokens, stage_maps)
+        return self.backbone(view, self.injection, guidance)
 
     def column_weights(self, *, centre: float = 1.0, pyramid: float = 1.0) -> Float[Tensor, ' f']:
         """How much each entry of the vector should count for a head; 1 for those of the whole image's pooled stages."""

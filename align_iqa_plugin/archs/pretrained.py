@@ -5,6 +5,7 @@ tensor) what it belongs to: the network's `config`, the SHA-256 of each frozen p
 file holds the frozen parts as well, and all keywords of the network.
 """
 
+import hashlib
 import inspect
 import json
 from collections.abc import Iterable, Mapping
@@ -171,6 +172,14 @@ def frozen_parts(network: AlignIQA) -> dict[str, nn.Module]:
 def frozen_digests(network: AlignIQA) -> dict[str, str]:
     """SHA-256 of the weights of each frozen part."""
     return {name: state_digest(module.state_dict()) for name, module in frozen_parts(network).items()}
+
+
+def trunk_digest(network: AlignIQA) -> str:
+    """SHA-256 of what the stages depend on: backbone, guide and injection, with the settings that are not in their weights."""
+    settings = {key: network.config[key] for key in ('backbone', 'input_size', 'stages', 'guide', 'injection')}
+    trunk = ('backbone.', 'guide.', 'injection.')
+    tensors = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(trunk)}
+    return hashlib.sha256(f'{settings} {state_digest(tensors)}'.encode()).hexdigest()
 
 
 def _without_flag(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,10 +1,19 @@
-"""Keeps a score inside the range of the ratings where an image is optimised for it. Ours; the paper has no score as a loss."""
+"""The range of the ratings, inside which a score is kept where an image is optimised for it.
+
+Ours; the paper has no score as a loss.
+"""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+USUAL = (0.0, 5.0)  # of AGIQA-3K
 TAIL = 0.1  # share of the range at either end, in which scores are bent
+
+
+def known_range(score_range: tuple[float, float] | None) -> tuple[float, float]:
+    """A range for weights that may not state theirs: then that of AGIQA-3K, which most are trained on."""
+    return score_range or USUAL
 
 
 def limit_scores(scores: Float[Tensor, 'b k'], score_range: tuple[float, float] | None) -> Float[Tensor, 'b k']:

@@ -2,14 +2,17 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from align_iqa_plugin.cli.errors import fail, say
 from align_iqa_plugin.cli.outputs import check_output, try_to_write
 from align_iqa_plugin.cli.progress import progress_bar
-from align_iqa_plugin.runtime.files import are_weights, expand_home
+from align_iqa_plugin.runtime.files import PACKAGED_NAMES, are_weights, expand_home
+
+if TYPE_CHECKING:
+    from align_iqa_plugin.score.metric import NetworkMetric
 
 _fail = partial(fail, 'explain')
 
@@ -26,15 +29,22 @@ def explain(
         str | None, typer.Option(help='cpu, cuda, cuda:1, ...', show_default='cuda where there is one, else cpu')
     ] = None,
     weights: Annotated[Path | None, typer.Option(help='Weights to use in place of those of this package.')] = None,
+    learn_from: Annotated[
+        str | None,
+        typer.Option(help='Good pictures, 20 or more, to fit the map of --weights to: once, and beside that file.'),
+    ] = None,
 ) -> None:
-    """Show which regions raise and lower the score of an image, as its network sees them.
+    """Show which regions of an image are better and worse, as its network sees them.
 
     Of each image, NAME.map.npy is an array of 32-bit floats (rows, columns), the
     top left cell first: by how much of the score a cell is better (above 0) or
     worse (below 0) than the mean of the cells. NAME.map.png draws it over the
-    image: orange lowers the score, purple raises it. scores.csv lists the images,
-    and sheet.png shows all maps, best image first. Files of an earlier command
-    are replaced. An image takes as long as five scores.
+    image: orange is worse, purple better. scores.csv lists the images, and
+    sheet.png shows all maps, best image first. Files of an earlier command are
+    replaced. An image takes as long as three scores.
+
+    Weights of which guide, CGI or backbone are not the package's need a map of
+    their own: --learn-from PICTURES fits it, without any rating.
 
     Exit status: 0 all is done, 1 some images have no map or a file cannot be
     written, 2 the command is wrong, 130 stopped by Ctrl-C (maps drawn until then
@@ -50,6 +60,8 @@ def explain(
         _fail('--prompt is empty; leave it out to explain without a prompt.')
     if weights and not are_weights(weights):
         _fail(f"the weights '{weights}' are not a file.")
+    if learn_from is not None and (weights is None or str(weights) in PACKAGED_NAMES):
+        _fail("--learn-from goes with --weights FILE: the package's own map is fitted already.")
     folder = expand_home(output)
 
     from align_iqa_plugin.score.copy_to import check_outside
@@ -67,6 +79,9 @@ def explain(
         from align_iqa_plugin.score import metric as metrics
 
         metric = metrics.load_metric(device, weights and expand_home(weights))
+        if learn_from is not None:
+            _learn(metric, learn_from)
+        metric.load_map()
         folder.mkdir(exist_ok=True)
     except (ValueError, OSError) as error:
         _fail(error)
@@ -95,6 +110,15 @@ def explain(
         say(f'Stopped: {problem}')
         raise typer.Exit(1)
     raise typer.Exit(int(not _write_overview(folder, done, samples) or len(explained) < len(rows)))
+
+
+def _learn(metric: 'NetworkMetric', learn_from: str) -> None:
+    """Fit the map of the weights to pictures, and say where it is."""
+    from align_iqa_plugin.score.find_images import find_images
+
+    rows, _ = find_images([learn_from])
+    with progress_bar('Fitting the map', len(rows)) as advance:
+        say(f'{metric.fit_map([row.path for row in rows], advance)}: the map, fitted to {len(rows)} pictures.')
 
 
 def _write_overview(folder: Path, rows: list, with_mos: bool) -> bool:

@@ -91,9 +91,10 @@ def export(
 
 def _stated(network: 'AlignIQA') -> dict[str, str]:
     """What an ONNX file says about itself."""
+    from align_iqa_plugin.archs.score_range import known_range
     from align_iqa_plugin.runtime.hashes import weights_digest
 
-    low, high = network.score_range or (0, 5)  # where it is not known: about that of AGIQA-3K
+    low, high = known_range(network.score_range)
     return {
         'name': 'Align-IQA',
         'version': version('align-iqa-plugin'),

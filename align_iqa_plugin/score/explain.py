@@ -1,4 +1,4 @@
-"""Maps of where an image raises and lowers its score: an array and an overlay for each image, with names from that image."""
+"""Maps of where an image is better and worse: an array and an overlay for each image, with names from that image."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from align_iqa_plugin.score.metric import NetworkMetric
 from align_iqa_plugin.score.rows import Row
 from align_iqa_plugin.score.run import BatchScorer, Picture, score_images
 
-COLOURS = 'PuOr'  # from orange, which lowers, to purple: told apart by the colour-blind too (ColorBrewer)
+COLOURS = 'PuOr'  # from orange, which is worse, to purple: told apart by the colour-blind too (ColorBrewer)
 FULL_COLOUR = 0.1  # of the range of scores: the same colours for all images, so that a map without a weak spot is pale
 OPACITY = 0.8  # of a full colour
 SIDE = 1024  # of an overlay, in pixels, at most; at least SMALLEST wide, where its legend can be read
@@ -73,9 +73,9 @@ def draw_map(image: Image.Image, quality: np.ndarray, *, full: float) -> Image.I
     sheet.paste(Image.fromarray(_coloured(steps, np.full((bar, width, 3), 255, np.uint8), full)), (0, height))
     draw, font = ImageDraw.Draw(sheet), draw_font(bar * 2 // 3)
     middle = height + bar * 3 // 2
-    draw.text((2, middle), f'-{full:.3g} lowers', 'black', font, anchor='lm')
+    draw.text((2, middle), f'-{full:.3g} worse', 'black', font, anchor='lm')
     draw.text((width // 2, middle), 'score', 'black', font, anchor='mm')
-    draw.text((width - 2, middle), f'raises +{full:.3g}', 'black', font, anchor='rm')
+    draw.text((width - 2, middle), f'better +{full:.3g}', 'black', font, anchor='rm')
     return sheet
 
 

@@ -1,5 +1,6 @@
 """Align-IQA as `align-iqa score` runs it: the network, with the packaged weights or those of the user, as pyiqa runs it."""
 
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from align_iqa_plugin.runtime.devices import usable_device
 from align_iqa_plugin.runtime.errors import reason_of
+from align_iqa_plugin.runtime.files import PACKAGED_NAMES
 
 
 class NetworkMetric:
@@ -20,7 +22,7 @@ class NetworkMetric:
         from align_iqa_plugin.archs.pretrained import create_align_iqa
 
         path = None if weights is None else str(weights)
-        self.device = device
+        self.device, self._weights = device, None if path in PACKAGED_NAMES else weights
         self._network = create_align_iqa(pretrained=True, pretrained_model_path=path).to(device).eval()
 
     def __call__(self, images: torch.Tensor, prompts: list[str] | None) -> list[float]:
@@ -30,16 +32,42 @@ class NetworkMetric:
         scores, std = self._network.predict(images, prompts)
         return scores.flatten().tolist(), None if std is None else std.flatten().tolist()
 
+    def fit_map(self, paths: Sequence[str | Path], advance: Callable[[], None]) -> Path:
+        """Fit the map to pictures, and keep it beside the weights; gives its file.
+
+        Raises:
+            ValueError: as `models/map_fit.py`.
+            OSError: it cannot be written.
+        """
+        from align_iqa_plugin.models.map_fit import fit_map, map_file, save_map
+
+        assert self._weights, 'the maps of the package are fitted'
+        direction = fit_map(self._network, paths, device=self.device, advance=advance)
+        save_map(map_file(self._weights), self._network, direction)
+        return map_file(self._weights)
+
+    def load_map(self) -> None:
+        """Read what `quality_map` needs.
+
+        Raises:
+            ValueError: there is no map for these weights, or its file is damaged.
+        """
+        from align_iqa_plugin.models.map_fit import read_map
+
+        self._direction = read_map(self._network, self._weights).to(self.device)
+
     def quality_map(self, image: torch.Tensor, prompt: str | None) -> np.ndarray:
-        """What each cell of an image (1, 3, h, w) in [0, 1] adds to its score: `archs/quality_map.py`, as 32-bit floats."""
+        """How good each cell of an image (1, 3, h, w) in [0, 1] is: `archs/quality_map.py`, 32-bit floats. First `load_map`."""
         from align_iqa_plugin.archs.quality_map import quality_map
 
-        return quality_map(self._network, image.to(self.device), prompt).float().cpu().numpy()
+        return quality_map(self._network, self._direction, image.to(self.device), prompt).float().cpu().numpy()
 
     @property
     def score_range(self) -> tuple[float, float]:
         """Lowest and highest rating that the head was fitted to; where it is not known, that of AGIQA-3K."""
-        return self._network.score_range or (0.0, 5.0)
+        from align_iqa_plugin.archs.score_range import known_range
+
+        return known_range(self._network.score_range)
 
     @cached_property
     def origin(self) -> str:

@@ -21,8 +21,15 @@ class Flat:
     def __call__(self, images, prompts):
         return images.mean((1, 2, 3)).tolist()
 
+    def load_map(self):
+        pass
+
     def quality_map(self, image, prompt):
         return np.zeros((2, 2), np.float32)
+
+    def fit_map(self, paths, advance):
+        self.learned = [path.name for path in paths]
+        return paths[0].with_name('mine.map.safetensors')
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +106,8 @@ def test_a_wrong_command_ends_before_any_work_with_one_sentence(images, tmp_path
         ([images, '--prompt', ' ', *maps], '--prompt is empty'),
         ([images, '--prompt', 'a', '--prompts', 'b.csv', *maps], 'either --prompt or --prompts'),
         ([images, '--weights', tmp_path / 'none.pth', *maps], 'are not a file'),
+        ([images, '--learn-from', images, *maps], '--learn-from goes with --weights FILE'),
+        ([images, '--learn-from', images, '--weights', 'packaged-fast', *maps], '--learn-from goes with --weights FILE'),
         ([images, '--output', images / 'maps'], 'is in'),
         ([images, '--output', images / '0.png'], 'is not a folder'),
         ([tmp_path / 'gone.png', *maps], 'there is nothing to score'),
@@ -108,3 +117,29 @@ def test_a_wrong_command_ends_before_any_work_with_one_sentence(images, tmp_path
         assert result.exit_code == 2, (words, result.output)
         assert result.stderr.startswith('align-iqa explain: ') and sentence in result.stderr, result.stderr
         assert not (tmp_path / 'maps').exists()
+
+
+def test_the_map_of_other_weights_is_fitted_to_pictures_first(images, tmp_path, metric):
+    weights = tmp_path / 'mine.safetensors'
+    weights.write_bytes(b'...')
+    words = [images, '--weights', weights, '--learn-from', images, '--output', tmp_path / 'maps']
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert metric.learned == ['0.png', '1.png'] and 'mine.map.safetensors: the map, fitted to 2 pictures' in result.stderr
+
+
+def test_pictures_to_learn_from_that_do_not_exist_end_the_command(images, tmp_path, metric):
+    weights = tmp_path / 'mine.safetensors'
+    weights.write_bytes(b'...')
+    result = run(images, '--weights', weights, '--learn-from', tmp_path / 'gone', '--output', tmp_path / 'maps')
+    assert result.exit_code == 2 and 'gone' in result.stderr
+    assert not hasattr(metric, 'learned') and not (tmp_path / 'maps').exists()
+
+
+def test_weights_without_a_map_are_told_how_to_get_one(images, tmp_path, metric, monkeypatch):
+    def none():
+        raise ValueError('no map was fitted for these weights: add --learn-from FOLDER.')
+
+    monkeypatch.setattr(metric, 'load_map', none, raising=False)
+    result = run(images, '--output', tmp_path / 'maps')
+    assert result.exit_code == 2 and 'add --learn-from FOLDER' in result.stderr and not (tmp_path / 'maps').exists()

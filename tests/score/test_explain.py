@@ -66,7 +66,7 @@ def test_images_of_one_name_get_numbers(picture, tmp_path):
     assert sorted(row.columns['map'] for row in explain_rows(Brightness(), rows, tmp_path)) == ['A', 'A_2', 'A_3']
 
 
-def test_orange_lowers_purple_raises_and_gray_does_neither():
+def test_orange_is_worse_purple_better_and_gray_neither():
     image = Image.new('RGB', (300, 300), (80, 80, 80))
     quality = np.array([[-1, 0, 1]] * 3, np.float32)
     drawn = draw_map(image, quality, full=1)
