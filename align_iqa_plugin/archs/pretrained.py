@@ -176,7 +176,8 @@ def frozen_digests(network: AlignIQA) -> dict[str, str]:
 
 def trunk_digest(network: AlignIQA) -> str:
     """SHA-256 of what the stages depend on: backbone, guide and injection, with the settings that are not in their weights."""
-    settings = {key: network.config[key] for key in ('backbone', 'input_size', 'stages', 'guide', 'injection')}
+    names = ('backbone', 'input_size', 'stages', 'guide', 'injection', 'injection_options')
+    settings = {name: network.config.get(name) for name in names}
     trunk = ('backbone.', 'guide.', 'injection.')
     tensors = {name: tensor for name, tensor in network.state_dict().items() if name.startswith(trunk)}
     return hashlib.sha256(f'{settings} {state_digest(tensors)}'.encode()).hexdigest()

@@ -65,7 +65,7 @@ class MapFit:
     def __init__(self, network: AlignIQA):
         self.network = network
         width = len(network.backbone.stage_ends) * network.backbone.width
-        self.cells = self.copies = 0
+        self.cell_count = self.copy_count = 0
         self.products = torch.zeros(width, width, dtype=torch.float64)
         self.falls = torch.zeros(width, dtype=torch.float64)
         self.lost = 0.0
@@ -77,11 +77,11 @@ class MapFit:
         mean, score = clean.mean(0), self._score(image)
         apart = clean - mean
         self.products += apart.T @ apart
-        self.cells += len(clean)
+        self.cell_count += len(clean)
         for copy in copies:
             self.falls += mean - cells(self.network, copy).flatten(0, 1).double().cpu().mean(0)
             self.lost += score - self._score(copy)
-            self.copies += 1
+            self.copy_count += 1
 
     def direction(self) -> Float[Tensor, ' f']:
         """The direction; along it the cells of the copies fall, on average, by what the copies lose of the score.
@@ -89,14 +89,14 @@ class MapFit:
         Raises:
             ValueError: the copies do not score lower, or there are none: their images are as bad, or all alike.
         """
-        if not self.copies or self.lost <= 0:
+        if not self.copy_count or self.lost <= 0:
             raise ValueError('the degraded copies of these images do not score lower than the images: take better ones.')
-        deviations = (self.products.diagonal() / self.cells).sqrt().clamp_min(1e-6)
-        correlations = self.products / self.cells / deviations.outer(deviations)
+        deviations = (self.products.diagonal() / self.cell_count).sqrt().clamp_min(1e-6)
+        correlations = self.products / self.cell_count / deviations.outer(deviations)
         correlations.diagonal().add_(RIDGE)
-        falls = self.falls / self.copies / deviations
+        falls = self.falls / self.copy_count / deviations
         solved = torch.linalg.solve(correlations, falls)
-        return (solved / deviations * (self.lost / self.copies) / (falls @ solved)).float()
+        return (solved / deviations * (self.lost / self.copy_count) / (falls @ solved)).float()
 
     def _score(self, image: Tensor) -> float:
         return float(self.network(image)[0, 0])

@@ -9,7 +9,7 @@ from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.pretrained import create_align_iqa
 from align_iqa_plugin.data.degradations import LEVELS
 from align_iqa_plugin.models import map_fit
-from align_iqa_plugin.models.map_fit import LEAST, fit_map, map_file, read_map, save_map
+from align_iqa_plugin.models.map_fit import fit_map, map_file, read_map, save_map
 
 
 @pytest.fixture(scope='module')
@@ -19,6 +19,7 @@ def network():
         backbone='test_vit',
         backbone_weights='random',
         input_size=32,
+        guide_options={'scales': (32,)},
         injection_options={'blocks': [5], 'bottleneck': 8},
         aggregation='stage_pool',
         head_options={'components': 8},
@@ -30,10 +31,15 @@ def network():
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp('pictures')
-    for number in range(LEAST):
+    for number in range(3):
         noise = np.random.default_rng(number).integers(256, size=(6, 8, 3), dtype=np.uint8)
         Image.fromarray(noise).resize((64, 48), Image.Resampling.NEAREST).save(folder / f'{number}.png')
     return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def three_are_enough(monkeypatch):
+    monkeypatch.setattr(map_fit, 'LEAST', 3)
 
 
 @pytest.fixture
@@ -45,17 +51,22 @@ def better_than_copies(network, monkeypatch):
 CPU = torch.device('cpu')
 
 
-def test_a_map_is_fitted_to_five_copies_of_each_picture_and_is_the_same_every_time(network, pictures, better_than_copies):
+def test_a_map_is_fitted_to_five_copies_of_each_picture_and_is_the_same_every_time(
+    network, pictures, better_than_copies, three_are_enough
+):
     seen = []
     direction = fit_map(network, pictures, device=CPU, advance=lambda: seen.append(1))
-    assert len(seen) == LEAST and len(LEVELS) == 5
+    assert len(seen) == 3 and len(LEVELS) == 5
     assert direction.shape == (4 * network.backbone.width,) and direction.isfinite().all()
     assert torch.equal(fit_map(network, pictures, device=CPU), direction)
 
 
-def test_too_few_pictures_and_one_that_is_too_small_are_named(network, pictures, tmp_path):
+def test_too_few_pictures_are_refused(network, pictures):
     with pytest.raises(ValueError, match='at least 20 pictures, but there are 3'):
-        fit_map(network, pictures[:3], device=CPU)
+        fit_map(network, pictures, device=CPU)
+
+
+def test_a_picture_that_is_too_small_is_named(network, pictures, tmp_path, three_are_enough):
     Image.new('RGB', (20, 20)).save(tmp_path / 'small.png')
     with pytest.raises(ValueError, match=r'small\.png.*too small'):
         fit_map(network, [tmp_path / 'small.png', *pictures], device=CPU)
