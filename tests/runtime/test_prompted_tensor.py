@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyiqa.data import build_dataloader, build_dataset
 from torch import Tensor
@@ -153,11 +153,14 @@ def test_no_operation_gives_any_of_three_images_the_prompt_of_another(operation,
     st.lists(st.sampled_from(range(len(OPERATIONS))), max_size=6),
     st.booleans(),
 )
+@example([0], [4, 4, 4, 4, 52], False)  # the last image four times, which is a number, and its length
 def test_no_operation_gives_an_image_the_prompt_of_another(numbers, operations, inference):
     with torch.inference_mode(inference):
         first, other = batch(numbers), batch([number + 1 for number in reversed(numbers)])
         tensor = first
         for number in operations:
+            if not tensor.ndim:  # of a single number torch has no length, and no image is left in it
+                break
             try:
                 results = OPERATIONS[number](tensor, other)
             except (RuntimeError, IndexError, ValueError):  # not possible for its present shape
