@@ -49,6 +49,7 @@ def test_the_samples_come_with_prompts_mos_and_generators():
     assert len(images) == 12
     assert all(image.prompt and image.generator and 0 < image.mos < 5 and 0 < image.mos_align < 5 for image in images)
     assert all(hashlib.sha256(Path(image.path).read_bytes()).hexdigest() == image.sha256 for image in images)
+    assert {image.generator for image in sample_images()} == {'AttnGAN', 'DALLE2', 'glide', 'midjourney', 'sd1.5', 'xl2.2'}
 
 
 @pytest.mark.parametrize('name', ['agiqa3k', 'AGIQA-3K'])
