@@ -3,7 +3,7 @@
 A score hardly says which part of the image made it: the class token sees all of it, and the head reads the mean of the centre.
 So a map has a direction of its own in the space of the stages' tokens, fitted in closed form (`MapFit`) to images and degraded
 copies of them, without any rating: along it the cells of a copy fall, and those of an image that nobody degraded differ little,
-whatever they show. It is Fisher's linear discriminant, as he chose it for two groups of flowers (1936), with a ridge.
+whatever they show. This is Fisher's linear discriminant (1936), with a ridge.
 
 Ours: the paper has no map. The size of the window and the ridge were chosen on validation images; docs/explain.md says how
 often a map points at a part that was degraded.

@@ -15,7 +15,11 @@ ROUNDING = 0.5 / 255  # half a level of 8 bits: what pixels may lie outside [0, 
 
 
 def check_images(image: Tensor, caption_list: Sequence[str | None] | None) -> tuple[Tensor, Sequence[str | None] | None]:
-    """RGB images as a plain tensor, and their prompts."""
+    """RGB images as a plain tensor, and their prompts.
+
+    Raises:
+        ValueError: an image is too small, or the number of prompts is not that of the images.
+    """
     image, carried = split_prompts(image)
     caption_list = carried if caption_list is None else caption_list
     if min(image.shape[-2:]) < MINIMUM_SIDE:

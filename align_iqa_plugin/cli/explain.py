@@ -43,7 +43,7 @@ def explain(
     sheet.png shows all maps, best image first. Files of an earlier command are
     replaced. An image takes as long as three scores.
 
-    Weights of which guide, CGI or backbone are not the package's need a map of
+    Weights with another backbone, guide or CGI than the package's need a map of
     their own: --learn-from PICTURES fits it, without any rating.
 
     Exit status: 0 all is done, 1 some images have no map or a file cannot be
@@ -79,8 +79,8 @@ def explain(
         from align_iqa_plugin.score import metric as metrics
 
         metric = metrics.load_metric(device, weights and expand_home(weights))
-        if learn_from is not None:
-            _learn(metric, learn_from)
+        if learn_from is not None and weights:
+            _learn(metric, expand_home(weights), learn_from)
         metric.load_map()
         folder.mkdir(exist_ok=True)
     except (ValueError, OSError) as error:
@@ -112,10 +112,12 @@ def explain(
     raise typer.Exit(int(not _write_overview(folder, done, samples) or len(explained) < len(rows)))
 
 
-def _learn(metric: 'NetworkMetric', learn_from: str) -> None:
+def _learn(metric: 'NetworkMetric', weights: Path, learn_from: str) -> None:
     """Fit the map of the weights to pictures, and say where it is."""
+    from align_iqa_plugin.models.map_fit import map_file
     from align_iqa_plugin.score.find_images import find_images
 
+    check_output('--learn-from', map_file(weights))
     rows, _ = find_images([learn_from])
     with progress_bar('Fitting the map', len(rows)) as advance:
         say(f'{metric.fit_map([row.path for row in rows], advance)}: the map, fitted to {len(rows)} pictures.')

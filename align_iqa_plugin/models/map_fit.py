@@ -72,7 +72,7 @@ def save_map(path: Path, network: AlignIQA, direction: Float[Tensor, ' f']) -> N
 
 
 def read_map(network: AlignIQA, weights: Path | None) -> Float[Tensor, ' f']:
-    """The direction for the maps of a network, in the unit of its score: that of the package, or the one beside its weights.
+    """The direction for the maps of a network, in the unit of its score: the one beside its weights, or that of the package.
 
     Args:
         weights: the file that the network is of; None for a packaged one.
@@ -82,7 +82,7 @@ def read_map(network: AlignIQA, weights: Path | None) -> Float[Tensor, ' f']:
     """
     trunk = trunk_digest(network)
     low, high = known_range(network.score_range)
-    for path in (PACKAGED_MAP_FILE, weights and map_file(weights)):
+    for path in (weights and map_file(weights), PACKAGED_MAP_FILE):
         if path is None or not path.is_file():
             continue
         try:

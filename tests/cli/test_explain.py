@@ -136,6 +136,26 @@ def test_pictures_to_learn_from_that_do_not_exist_end_the_command(images, tmp_pa
     assert not hasattr(metric, 'learned') and not (tmp_path / 'maps').exists()
 
 
+def test_a_map_that_cannot_be_written_ends_the_command_before_it_is_fitted(images, tmp_path, metric):
+    weights = tmp_path / 'mine.safetensors'
+    weights.write_bytes(b'...')
+    (tmp_path / 'mine.map.safetensors').mkdir()
+    result = run(images, '--weights', weights, '--learn-from', images, '--output', tmp_path / 'maps')
+    assert result.exit_code == 2 and 'mine.map.safetensors' in result.stderr and '--learn-from' in result.stderr
+    assert not hasattr(metric, 'learned') and not (tmp_path / 'maps').exists()
+
+
+def test_ctrl_c_while_the_map_is_fitted_is_told_by_the_status(images, tmp_path, metric, monkeypatch):
+    def interrupted(paths, advance):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(metric, 'fit_map', interrupted, raising=False)
+    weights = tmp_path / 'mine.safetensors'
+    weights.write_bytes(b'...')
+    result = run(images, '--weights', weights, '--learn-from', images, '--output', tmp_path / 'maps')
+    assert result.exit_code == 130 and not (tmp_path / 'maps').exists()
+
+
 def test_weights_without_a_map_are_told_how_to_get_one(images, tmp_path, metric, monkeypatch):
     def none():
         raise ValueError('no map was fitted for these weights: add --learn-from FOLDER.')

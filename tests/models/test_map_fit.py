@@ -103,6 +103,15 @@ def test_a_damaged_file_is_named(network, tmp_path):
         read_map(network, weights)
 
 
+def test_a_map_that_was_fitted_for_weights_goes_before_that_of_the_package(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(map_fit, 'PACKAGED_MAP_FILE', tmp_path / 'packaged.safetensors')
+    save_map(tmp_path / 'packaged.safetensors', network, torch.ones(3))
+    weights = tmp_path / 'mine.safetensors'
+    assert read_map(network, weights).tolist() == [1, 1, 1]
+    save_map(map_file(weights), network, torch.full((3,), 2.0))
+    assert read_map(network, weights).tolist() == [2, 2, 2]
+
+
 @pytest.mark.parametrize('name', ['packaged', 'packaged-fast'])
 def test_the_package_has_the_map_of_its_models(name):
     network = create_align_iqa(pretrained_model_path=name)
