@@ -9,6 +9,7 @@ import typer
 
 from align_iqa_plugin import __version__
 from align_iqa_plugin.cli import bench, compare, data, doctor, evaluate, explain, export, fit, protocol, score, train
+from align_iqa_plugin.cli.many_values import ManyValues
 from align_iqa_plugin.cli.outputs import show_any_character
 
 app = typer.Typer(
@@ -41,7 +42,7 @@ app.command()(fit.fit)
 app.command()(protocol.protocol)
 app.command()(protocol.results)
 app.command()(evaluate.evaluate)
-app.command(cls=compare.ManyValues)(compare.compare)
+app.command(cls=ManyValues)(compare.compare)
 app.command()(explain.explain)
 app.command()(export.export)
 app.command()(bench.bench)

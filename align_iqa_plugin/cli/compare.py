@@ -5,31 +5,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
+from align_iqa_plugin.cli.columns import GeneratorColumn, ImageColumn, PromptColumn, ScoreColumn
 from align_iqa_plugin.cli.errors import fail, say, stop
+from align_iqa_plugin.cli.many_values import SAMPLE
 from align_iqa_plugin.runtime.files import expand_home
 from align_iqa_plugin.runtime.names import suggest
-
-SAMPLE = 36  # images of a data set for --behaviour: some 1,080 pictures with their 29 copies
-
-
-class ManyValues(TyperCommand):
-    """A command whose options -m and -d take several values each, as those of pyiqa's own scripts do, and --behaviour none."""
-
-    def parse_args(self, context, arguments):
-        expanded, option, values = [], None, 0
-        for argument, following in zip(arguments, [*arguments[1:], '-'], strict=True):
-            if argument.startswith('-') and argument != '-':
-                option, values = argument, 0
-            elif option in ('-m', '--metrics', '-d', '--datasets'):
-                values += 1
-                if values > 1:
-                    expanded.append(option)
-            expanded.append(argument)
-            if argument == '--behaviour' and following.startswith('-'):
-                expanded.append(str(SAMPLE))
-        return super().parse_args(context, expanded)
 
 
 def compare(
@@ -46,11 +27,15 @@ def compare(
     samples: Annotated[bool, typer.Option('--samples', help='Compare on the sample images of this package.')] = False,
     data: Annotated[Path | None, typer.Option(help='Folder of the data sets.', show_default='./datasets, as in pyiqa')] = None,
     data_opt: Annotated[
-        Path | None, typer.Option('--data_opt', help="Data sets in pyiqa's form (YAML); all in it are compared on.")
+        Path | None, typer.Option('--data-opt', '--data_opt', help="Data sets in pyiqa's form (YAML), all to be compared on.")
     ] = None,
     metric_opt: Annotated[
-        Path | None, typer.Option('--metric_opt', help="Metrics in pyiqa's form (YAML); all in it are compared.")
+        Path | None, typer.Option('--metric-opt', '--metric_opt', help="Metrics in pyiqa's form (YAML), all to be compared.")
     ] = None,
+    image_column: ImageColumn = None,
+    score_column: ScoreColumn = None,
+    prompt_column: PromptColumn = None,
+    generator_column: GeneratorColumn = None,
     split: Annotated[
         str | None, typer.Option(help='A split of the data, by its number or column; with --phase.', show_default='all images')
     ] = None,
@@ -90,7 +75,7 @@ def compare(
         fail('compare', 'give --out, the folder for the results.')
     problems = {
         'name at least one metric with -m, or -m all.': not metrics and not metric_opt,
-        'name at least one data set with -d or --data_opt, or use --samples.': not datasets and not data_opt and not samples,
+        'name at least one data set with -d or --data-opt, or use --samples.': not datasets and not data_opt and not samples,
         '--workers 0 needs --engine local: with --engine ray, the workers score.': engine == 'ray' and workers == 0,
     }
     for name, value, choices in (('phase', phase, ('train', 'val', 'test')), ('engine', engine, ('local', 'ray'))):
@@ -112,7 +97,10 @@ def compare(
         check_output('--out', out := expand_home(out), folder=True)
         chosen = usable_device(device if engine == 'local' else 'cpu')
         names = metric_names([*metrics, *(add_metrics(metric_opt) if metric_opt else [])])
-        tables = read_tables(datasets, data_opt, root=data, samples=samples, split=split, phase=phase, seed=seed)
+        columns = {'image': image_column, 'score': score_column, 'prompt': prompt_column, 'generator': generator_column}
+        tables = read_tables(
+            datasets, data_opt, root=data, samples=samples, columns=columns, split=split, phase=phase, seed=seed
+        )
         out.mkdir(exist_ok=True)
         store = Store(out / 'scores.sqlite')
         store.check_images(tables)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from align_iqa_plugin.cli.columns import GeneratorColumn, ImageColumn, PromptColumn, ScoreColumn
 from align_iqa_plugin.cli.errors import fail
 from align_iqa_plugin.cli.outputs import check_output
 from align_iqa_plugin.data.labels import LabelError, Labels, read_labels, write_labels
@@ -24,9 +25,6 @@ ReleaseName = Annotated[
     str | None, typer.Option('--release', help='The release, if its files do not identify it; see `align-iqa data list`.')
 ]
 Images = Annotated[Path | None, typer.Option(help="Folder of the images, if not the table's or the release's.")]
-ImageColumn = Annotated[str | None, typer.Option(help='If not as released, or the first.')]
-ScoreColumn = Annotated[str | None, typer.Option(help='If not as released, or the second.')]
-PromptColumn = Annotated[str, typer.Option(help="Give '' for data without prompts.")]
 
 
 @commands.command('list')
@@ -56,7 +54,8 @@ def verify(
     images: Images = None,
     image_column: ImageColumn = None,
     score_column: ScoreColumn = None,
-    prompt_column: PromptColumn = 'prompt',
+    prompt_column: PromptColumn = None,
+    generator_column: GeneratorColumn = None,
     workers: Annotated[int, typer.Option(min=1, help='Processes that decode images.')] = os.cpu_count() or 1,
 ) -> None:
     """Find every missing, corrupt, duplicate and mislabelled item, in one pass that decodes every image.
@@ -68,7 +67,7 @@ def verify(
     from align_iqa_plugin.data.verify import verify
 
     try:
-        labels = _read(root, release, images, image_column, score_column, prompt_column)
+        labels = _read(root, release, images, image_column, score_column, prompt_column, generator_column)
         if not labels.rows:
             rows = [f'row {row}: {printable(problem)}' for row, problem in labels.problems]
             raise LabelError('\n'.join([f"'{labels.source}' leads to no image:", *rows]))
@@ -92,7 +91,8 @@ def prepare(
     images: Images = None,
     image_column: ImageColumn = None,
     score_column: ScoreColumn = None,
-    prompt_column: PromptColumn = 'prompt',
+    prompt_column: PromptColumn = None,
+    generator_column: GeneratorColumn = None,
 ) -> None:
     """Write the labels as a meta info CSV of pyiqa, with all splits: name it as meta_info_file in a training YAML.
 
@@ -105,7 +105,7 @@ def prepare(
     """
     try:
         check_output('--output', output, inputs=[root])
-        labels = _read(root, release, images, image_column, score_column, prompt_column)
+        labels = _read(root, release, images, image_column, score_column, prompt_column, generator_column)
         labels.raise_problems()
         splits = all_splits(labels)
         write_labels(labels, splits, output)
@@ -124,16 +124,17 @@ def prepare(
     Console().print(table)
 
 
-def _read(
-    root: Path, release: str | None, images: Path | None, image_column: str | None, score_column: str | None, prompt_column: str
-) -> Labels:
+def _read(root: Path, release: str | None, images: Path | None, *columns: str | None) -> Labels:
+    """Of the columns of images, scores, prompts and generators."""
+    image, score, prompt, generator = columns
     return read_labels(
         root,
         release=release,
         images=images,
-        image_column=image_column,
-        score_column=score_column,
-        prompt_column=prompt_column or None,
+        image_column=image,
+        score_column=score,
+        prompt_column='prompt' if prompt is None else prompt or None,
+        generator_column=generator,
     )
 
 

@@ -69,7 +69,9 @@ def _release_key(name: str) -> str | None:
         return None
 
 
-def read_dataset(options: Mapping, *, split: str | None = None, phase: str | None = None) -> list[LabelledImage]:
+def read_dataset(
+    options: Mapping, *, columns: Mapping[str, str | None] | None = None, split: str | None = None, phase: str | None = None
+) -> list[LabelledImage]:
     """The images that the options of a data set name, in the order of the labels, none of them opened.
 
     For every MOS, higher is better: where the options say `lower_better`, it is mirrored in `mos_range`. An image whose file
@@ -77,6 +79,8 @@ def read_dataset(options: Mapping, *, split: str | None = None, phase: str | Non
 
     Args:
         options: as `dataset_options` gives them.
+        columns: of 'image', 'score', 'prompt' and 'generator', in place of those in the options where not None; a prompt
+            column '' stands for data without prompts.
         split: name of a column, or number of a prompt-disjoint split, in place of the one in the options.
         phase: 'train', 'val' or 'test', in place of the one in the options; by default test.
 
@@ -91,8 +95,12 @@ def read_dataset(options: Mapping, *, split: str | None = None, phase: str | Non
         options['split_index'] = (
             split_name(int(split), ratio=str(options.get('split_ratio', '712'))) if split.isdecimal() else split
         )
-    read = _from_table if options.get('type') == 'AIGCIQADataset' else _from_pyiqa
-    images = read(options)
+    named = {f'{kind}_column': name for kind, name in (columns or {}).items() if name is not None}
+    own = options.get('type') == 'AIGCIQADataset'
+    if named and not own:
+        raise ValueError(f"{options.get('name')}: pyiqa's class of it reads columns by position: leave out {', '.join(named)}.")
+    options |= {key: name or None for key, name in named.items()}
+    images = _from_table(options) if own else _from_pyiqa(options)
     if not images:
         raise ValueError(f'{options.get("meta_info_file")}: there is no image in the phase {options["phase"]!r}.')
     return _oriented(images, options)
@@ -123,6 +131,7 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
         'images': options.get('dataroot_target'),
         'image_column': options.get('image_column'),
         'score_column': options.get('score_column'),
+        'generator_column': options.get('generator_column'),
         'score_range': options.get('mos_range'),
     }
     labels = read_labels(table, **settings, prompt_column=None, uris=True)  # for its header

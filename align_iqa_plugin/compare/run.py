@@ -45,6 +45,7 @@ def read_tables(
     *,
     root: Path | None,
     samples: bool,
+    columns: Mapping[str, str | None],
     split: str | None,
     phase: str | None,
     seed: int,
@@ -62,7 +63,8 @@ def read_tables(
         called = Path(name).stem
         if called in tables:
             raise ValueError(f"'{name}' would replace another data set called '{called}': give one of them another name.")
-        tables[called] = read_dataset(dataset_options(name, sections, root), split=split, phase=phase)
+        options = dataset_options(name, sections, root)
+        tables[called] = read_dataset(options, columns=columns, split=split, phase=phase)
     return {name: with_other_prompts(images, seed=seed) for name, images in tables.items()}
 
 

@@ -70,6 +70,7 @@ class AIGCIQADataset(BaseIQADataset):
             image_column=opt.get('image_column'),
             score_column=opt.get('score_column'),
             prompt_column=opt.get('prompt_column', 'prompt'),
+            generator_column=opt.get('generator_column'),
             further_score_columns=columns,
             score_range=opt.get('mos_range'),
         )

@@ -60,6 +60,7 @@ class DatasetOptions(Section):
         None, description="Column of scores; by default a known release's (AGIQA-3K: mos_quality), or else the second."
     )
     prompt_column: Text | None = Field('prompt', description='Column of prompts; ~ for data without prompts.')
+    generator_column: Text | None = Field(None, description='Column of generators, if it is not called generator.')
     further_score_columns: list[Text] | None = Field(
         None, description='Columns of further scores, such as [mos_align]; an empty cell there is a score that is missing.'
     )

@@ -54,7 +54,8 @@ class Labels:
     Attributes:
         source: the file of the table.
         release: the release that it belongs to, None if it is none of those known.
-        header: the names of its columns, with `prompt_id` and `generator` where the release has them in its file names.
+        header: the names of its columns, with `prompt_id` and `generator` where the release has them in its file names; the
+            column of generators is called `generator`, whatever it was called.
         image_column, score_column, prompt_column: the columns in use; `prompt_column` is None without prompts.
         score_range: lowest and highest score allowed, None where the range is not known.
         rows: the rows whose image was found.
@@ -99,6 +100,7 @@ def read_labels(
     image_column: str | None = None,
     score_column: str | None = None,
     prompt_column: str | None = 'prompt',
+    generator_column: str | None = None,
     further_score_columns: Sequence[str] = (),
     score_range: tuple[float, float] | None = None,
     uris: bool = False,
@@ -114,6 +116,7 @@ def read_labels(
         score_column: the column of scores; by default the release's first, or else the second column.
         prompt_column: the column of prompts, None for a table without prompts. That of a release is called `prompt`, and a
             release without prompts needs no None.
+        generator_column: the column of generators, if it is not called `generator`.
         further_score_columns: columns of further scores, in which a cell may be empty.
         score_range: lowest and highest score allowed; by default the release's, or else any finite number is allowed.
             Further scores must be in the release's range where it is known.
@@ -135,13 +138,15 @@ def read_labels(
         names = table.column(image_column)
         scores = [(name, table.column(name)) for name in [score_column, *further_score_columns]]
         prompts = table.column(prompt_column) if prompt_column else [''] * len(names)
+        in_use = [image_column, score_column, prompt_column, *further_score_columns]
+        header = _with_generator(table, generator_column, in_use)
     except TableError as error:
         raise LabelError(str(error)) from error
     source = Path(table.source)
     folders = _image_folders(expand_home(images) if images else source.parent, known)
     if known:
         names = _spelt_as_files(names, folders)
-    added = columns_in_names(known, table.header, [name.replace('\\', '/') for name in names])
+    added = columns_in_names(known, header, [name.replace('\\', '/') for name in names])
     image_position = table.position(image_column)
     rows, problems, missing, rows_without_image = [], list(table.problems), [], []
     seen: dict[tuple[str, str], int] = {}  # the first row of an image and prompt
@@ -176,7 +181,7 @@ def read_labels(
     return Labels(
         source=source,
         release=known,
-        header=(*table.header, *added),
+        header=(*header, *added),
         image_column=image_column,
         score_column=score_column,
         prompt_column=prompt_column,
@@ -244,6 +249,18 @@ def _columns(
         if release.prompt_column is None and prompt == 'prompt':
             prompt = None
     return image or header[0], score or header[1], prompt
+
+
+def _with_generator(table: Table, column: str | None, in_use: Sequence[str | None]) -> tuple[str, ...]:
+    """The header, in which the column of generators is called `generator`."""
+    if column is None:
+        return table.header
+    position = table.position(column)
+    if column in in_use:
+        raise TableError(f"'{table.source}': the column {column!r} holds the images, scores or prompts, not the generators.")
+    if column != 'generator' and 'generator' in table.header:
+        raise TableError(f"'{table.source}' has a column 'generator' beside {column!r}: rename one of them.")
+    return (*table.header[:position], 'generator', *table.header[position + 1 :])
 
 
 def _image_folders(folder: Path, release: Release | None) -> list[Path]:

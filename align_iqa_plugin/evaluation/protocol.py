@@ -75,7 +75,7 @@ def fold_columns(kind: str, options: Mapping) -> dict[str, str]:
     if kind == 'generator':
         labels = _labels(options['datasets']['train'])
         if 'generator' not in labels.header:
-            raise ValueError(f'{labels.source} has no column of generators, so none can be left out.')
+            raise ValueError(f"{labels.source} has no column 'generator' to leave one out: name theirs as generator_column.")
         return {name: generator_split_name(name) for name in sorted(set(labels.column('generator')))}
     name = {'prompt': split_name, 'image': image_split_name}[kind]
     return {str(number): name(number) for number in range(1, SPLITS + 1)}
@@ -252,6 +252,7 @@ def _labels(section: Mapping) -> Labels:
         image_column=section.get('image_column'),
         score_column=section.get('score_column'),
         prompt_column=section.get('prompt_column', 'prompt'),
+        generator_column=section.get('generator_column'),
     )
 
 

@@ -18,11 +18,14 @@ class Same(torch.nn.Module):
         return tokens
 
 
-@pytest.mark.parametrize('name', ['vit_tiny_patch16_224', 'vit_small_patch14_dinov2', 'vit_medium_patch16_gap_240'])
+@pytest.fixture(scope='module', params=['vit_tiny_patch16_224', 'vit_small_patch14_dinov2', 'vit_medium_patch16_gap_240'])
+def vit(request):
+    return guided(request.param, input_size=56 if 'patch14' in request.param else 64)
+
+
 @pytest.mark.parametrize('shape', [(64, 64), (48, 97)])
 @pytest.mark.parametrize('injection', [None, torch.nn.ModuleDict({'2': Same()})], ids=['none', 'identity'])
-def test_class_tokens_and_maps_of_the_stages_are_those_of_timm(name, shape, injection):
-    vit = guided(name, input_size=56 if 'patch14' in name else 64)
+def test_class_tokens_and_maps_of_the_stages_are_those_of_timm(vit, shape, injection):
     image = torch.rand(2, 3, *shape)
     expected = vit.vit.forward_intermediates(
         vit.preprocess(image), indices=vit.stage_ends, intermediates_only=True, return_prefix_tokens=True

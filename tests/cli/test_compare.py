@@ -22,7 +22,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from align_iqa_plugin.cli import compare_display
-from align_iqa_plugin.cli.compare import ManyValues, compare
+from align_iqa_plugin.cli.compare import compare
+from align_iqa_plugin.cli.many_values import ManyValues
 from align_iqa_plugin.compare import behaviour as behaviour_module
 from align_iqa_plugin.compare import run as run_module
 from align_iqa_plugin.compare.metrics import MetricUnavailable
@@ -349,6 +350,23 @@ def test_split_and_phase_choose_the_images(page, data, tmp_path):
     assert len(set.union(*images)) == sum(map(len, images)) == 40
 
 
+def test_columns_of_tables_and_releases_are_named_as_in_the_other_commands(page, data, tmp_path):
+    table = pd.read_csv(data / 'AGIQA-3K' / 'data.csv', dtype=str, keep_default_na=False)
+    table = table.assign(model='glide', file=table['name'], rating=table['mos_quality'], caption=table['prompt'])
+    table[['model', 'caption', 'rating', 'file', 'mos_align']].to_csv(data / 'AGIQA-3K' / 'own.csv', index=False)
+    columns = ['--image-column', 'file', '--score-column', 'rating', '--prompt-column', 'caption']
+    columns += ['--generator-column', 'model']
+    result = run('-m', 'entropy', '-d', data / 'AGIQA-3K' / 'own.csv', *columns, '--out', tmp_path / 'own')
+    assert result.exit_code == 0, result.output
+    for ours, theirs in (('image', 'file'), ('prompt', 'caption'), ('generator', 'model')):
+        assert page.scores[ours].tolist() == table[theirs].tolist()
+    assert page.scores['mos'].tolist() == table['rating'].astype(float).tolist()
+    command = ['-m', 'entropy', '-d', 'agiqa3k', '--data', data, '--score-column', 'mos_align', '--prompt-column', '']
+    result = run(*command, '--out', tmp_path / 'release')
+    assert result.exit_code == 0, result.output
+    assert (page.scores['mos'] == 1).all() and (page.scores['prompt'] == '').all()
+
+
 def test_option_files_of_pyiqa_add_metrics_and_data_sets(page, data, tmp_path, monkeypatch):
     (tmp_path / 'metrics.yml').write_text('mine: {metric_opts: {type: Entropy}, metric_mode: NR}\n')
     (tmp_path / 'data.yml').write_text(
@@ -357,7 +375,7 @@ def test_option_files_of_pyiqa_add_metrics_and_data_sets(page, data, tmp_path, m
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
     monkeypatch.setitem(DEFAULT_CONFIGS, 'mine', None)  # so that it is taken out again
-    result = run('--metric_opt', tmp_path / 'metrics.yml', '--data_opt', tmp_path / 'data.yml', '--out', tmp_path / 'out')
+    result = run('--metric_opt', tmp_path / 'metrics.yml', '--data-opt', tmp_path / 'data.yml', '--out', tmp_path / 'out')
     assert result.exit_code == 0, result.output
     assert page.scores[['dataset', 'metric']].drop_duplicates().values.tolist() == [['own', 'mine']]
     assert (page.scores['mos'] == 1).all()
@@ -372,6 +390,7 @@ def test_option_files_of_pyiqa_add_metrics_and_data_sets(page, data, tmp_path, m
         (['-m', 'entropie', '--samples', '--out', 'x'], "did you mean 'entropy'"),
         (['-m', 'ssim', '--samples', '--out', 'x'], 'reference'),
         (['-m', 'entropy', '-d', 'agiqa4k', '--out', 'x'], "'agiqa4k'"),
+        (['-m', 'entropy', '-d', 'livec', '--score-column', 'mos', '--out', 'x'], 'by position: leave out score_column'),
         (['-m', 'entropy', '-d', 'agiqa3k', '--data', 'nowhere', '--out', 'x'], 'nowhere'),
         (['-m', 'entropy', '--samples', '--phase', 'best', '--out', 'x'], 'best'),
         (['-m', 'entropy', '--samples', '--device', 'tpu9', '--out', 'x'], 'tpu9'),

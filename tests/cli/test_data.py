@@ -185,6 +185,18 @@ def test_known_columns_come_first_in_a_prepared_csv(small_releases, tmp_path):
     assert (first['prompt_id'], first['generator']) == ('000', 'AttnGAN')
 
 
+def test_a_table_with_columns_of_any_names_is_prepared_with_a_split_for_each_generator(tiny_images, tmp_path):
+    rows = read(tiny_images / 'data.csv')
+    lines = [f'{row["name"]},{row["mos_quality"]},{row["prompt"]},{"ab"[i % 2]}' for i, row in enumerate(rows)]
+    (tmp_path / 'own.csv').write_text('\n'.join(['file,rating,caption,model', *lines]))
+    columns = [*NAMED, '--generator-column', 'model']
+    assert run('verify', tmp_path / 'own.csv', '--images', tiny_images, *columns, '--workers', 1).exit_code == 0
+    result = run('prepare', tmp_path / 'own.csv', '--images', tiny_images, *columns, '-o', tmp_path / 'meta.csv')
+    assert result.exit_code == 0, result.output
+    for row in read(tmp_path / 'meta.csv'):
+        assert (row['generator_split_a'] == 'test') == (row['generator'] == 'a')
+
+
 @pytest.fixture
 def agiqa_3k(small_releases, tmp_path):
     """A small copy of AGIQA-3K, to be damaged."""

@@ -160,7 +160,7 @@ def test_a_file_whose_frozen_weights_were_changed_is_refused(exported, tmp_path)
 
 
 def test_the_semantic_guide_brings_its_vision_language_model_along(tiny_vlm, tmp_path):
-    options = {'backbone': 'vit_tiny_patch16_224', 'backbone_weights': 'random', 'input_size': 64}
+    options = {'backbone': 'test_vit', 'backbone_weights': 'random', 'input_size': 64}
     options |= {'guide': 'semantic', 'guide_options': {**tiny_vlm, 'dim': 16}, 'injection': 'cgi'}
     torch.manual_seed(0)
     net = trained(**options)
@@ -189,7 +189,7 @@ def test_the_packaged_model_can_be_exported_and_scores_the_same(tmp_path):
 
 
 def test_what_cannot_be_exported_is_refused_with_one_sentence_and_leaves_no_file(work, tmp_path):
-    untrained = AlignIQA(backbone='vit_tiny_patch16_224', backbone_weights='random')
+    untrained = AlignIQA(backbone='test_vit', backbone_weights='random')
     torch.save({'params': full_state(untrained)}, tmp_path / 'new.pth')
     (tmp_path / 'bad.pth').write_bytes(b'')
     save_file({'a': torch.ones(1)}, tmp_path / 'other.safetensors')
@@ -234,7 +234,7 @@ def test_onnx_without_its_packages_or_with_prompts_fails_with_one_sentence(expor
 
 def test_an_onnx_file_states_what_it_is(tmp_path, monkeypatch):
     torch.manual_seed(0)
-    net = trained(backbone='vit_tiny_patch16_224', backbone_weights='random')
+    net = trained(backbone='test_vit', backbone_weights='random')
     net.score_range = 1.0, 9.0
     torch.save({'params': full_state(net)}, tmp_path / 'net.pth')
     options = read_file(OPTIONS) | {'network': {'type': 'AlignIQA', **net.config, 'backbone_weights': 'random'}}

@@ -5,12 +5,10 @@ import struct
 import sys
 import warnings
 import zlib
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
@@ -379,15 +377,3 @@ def test_a_pair_resizes_to_that_height_and_width_and_none_keeps_the_size(tmp_pat
     assert read_resized(tmp_path / 'a.png', [64, 32]).size == (32, 64)
     for same in ([36, 48], None):
         assert difference(read_resized(tmp_path / 'a.png', same), noise(48, 36)) == 0
-
-
-def test_the_packaged_model_of_one_view_scores_images_at_its_input_size_as_it_scores_them_whole():
-    import pyiqa
-
-    metric = pyiqa.create_metric('align_iqa-fast', device='cpu')
-    paths = sorted((files('align_iqa_plugin') / 'samples').glob('*.jpg'))[::6]
-    with torch.no_grad():
-        whole, small = (
-            metric(torch.stack([to_tensor(read_resized(path, input_size)) for path in paths])) for input_size in (None, 224)
-        )
-    assert (whole - small).abs().max() < 0.05  # of 5: what rounding to 8 bits does

@@ -57,6 +57,27 @@ def test_the_other_score_of_a_release_is_chosen_by_its_column(table):
     assert labels.rows[0].score == 2.5 and labels.score_range == (0.0, 5.0)
 
 
+def test_the_column_of_generators_is_named_and_then_called_generator(table):
+    path = table('image,mos,model\na.png,1,glide\nb.png,2,\n', ['a.png', 'b.png'])
+    labels = read_labels(path, prompt_column=None, generator_column='model')
+    assert labels.header == ('image', 'mos', 'generator') and labels.generators == ['glide', '']
+    assert read_labels(path, prompt_column=None).generators == ['', '']
+
+
+@pytest.mark.parametrize(
+    ('header', 'column', 'reason'),
+    [
+        ('image,mos,model', 'modle', "no column 'modle'.*'model'"),
+        ('image,mos,model', 'generator', "no column 'generator'"),
+        ('image,mos,model', 'mos', "'mos' holds the images, scores or prompts"),
+        ('image,generator,model', 'model', "'generator' beside 'model'"),
+    ],
+)
+def test_a_column_that_cannot_be_that_of_generators_is_refused(table, header, column, reason):
+    with pytest.raises(LabelError, match=reason):
+        read_labels(table(f'{header}\na.png,1,x\n', ['a.png']), prompt_column=None, generator_column=column)
+
+
 def test_the_main_score_may_be_a_further_one_as_well(table):
     path = table(f'{AGIQA}\na.jpg,a cat,,,,4.5,0.1,2.5,0.2\n', ['a.jpg'])
     labels = read_labels(path, further_score_columns=['mos_align', 'mos_quality'])

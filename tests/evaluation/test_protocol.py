@@ -259,7 +259,7 @@ def test_folds_are_numbers_ranges_or_names():
 
 
 def test_leaving_generators_out_needs_to_know_them(tiny_images, tmp_path):
-    with pytest.raises(ValueError, match='no column of generators'):
+    with pytest.raises(ValueError, match="no column 'generator'.*generator_column"):
         fold_columns('generator', {'datasets': {'train': {'dataroot_target': tiny_images, 'score_column': 'mos_quality'}}})
     rows = ['name,prompt,mos,generator', *(f'{i}.png,prompt {i},{i},{["glide", "sd1.5"][i % 2]}' for i in range(4))]
     (tmp_path / 'data.csv').write_text('\n'.join(rows))
@@ -267,6 +267,9 @@ def test_leaving_generators_out_needs_to_know_them(tiny_images, tmp_path):
         Image.new('RGB', (8, 8), (i, 0, 0)).save(tmp_path / f'{i}.png')
     columns = fold_columns('generator', {'datasets': {'train': {'dataroot_target': tmp_path}}})
     assert columns == {name: f'generator_split_{name}' for name in ('glide', 'sd1.5')}
+    (tmp_path / 'data.csv').write_text('\n'.join(rows).replace('generator', 'model'))
+    section = {'dataroot_target': tmp_path, 'generator_column': 'model'}
+    assert fold_columns('generator', {'datasets': {'train': section}}) == columns
 
 
 @pytest.fixture(scope='module')

@@ -36,6 +36,7 @@ def local_ray():
     settings.setenv('RAY_USAGE_STATS_ENABLED', '0')
     settings.setenv('RAY_worker_niceness', '0')  # else a busy machine starves the workers
     settings.setenv('RAY_DATA_DISABLE_PROGRESS_BARS', '1')
+    settings.setenv('RAY_enable_worker_prestart', '0')  # no more workers than are used
     ray.init(address='local', num_cpus=2, num_gpus=1, include_dashboard=False, logging_level='ERROR', log_to_driver=False)
     yield ray
     ray.shutdown()
