@@ -3,6 +3,7 @@
 import copy
 import csv
 import gc
+import importlib
 import io
 import os
 import random
@@ -24,6 +25,11 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')  # small models on few cores; read
 # where the environment forbids files of bytecode, each of the many interpreters would take 10 s to compile torch anew
 os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
 sys.dont_write_bytecode = False
+
+# In a new environment Python compiles what it imports: of two processes, each begins with what the other needs last.
+BEGIN = {'gw0': ['timm'], 'gw1': ['sympy', 'scipy.stats', 'pandas', 'hypothesis', 'matplotlib.figure', 'openpyxl', 'timm']}
+for name in BEGIN.get(os.environ.get('PYTEST_XDIST_WORKER', ''), ()):
+    importlib.import_module(name)
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -36,7 +36,8 @@ def card():
 
 @pytest.fixture(scope='module')
 def samples():
-    rows = sample_rows()
+    """Six of them."""
+    rows = sample_rows()[::2]
     return rows, torch.stack([to_tensor(read_image(row.path)) for row in rows])
 
 
@@ -70,23 +71,31 @@ def test_the_deviation_grows_on_what_is_no_generated_image(metric, samples, pred
     assert (std[2:] > prediction.std[:2]).all()
 
 
-def test_the_model_of_one_view_scores_as_its_card_says_on_the_same_scale_and_needs_no_more_than_its_input_size(samples, scores):
-    fast, card = pyiqa.create_metric('align_iqa-fast', device='cpu'), json.loads(PACKAGED_FAST_CARD.read_text(encoding='utf-8'))
-    small = torch.stack([to_tensor(read_resized(row.path, 224)) for row in samples[0][::6]])
+@pytest.fixture(scope='module')
+def fast():
+    return pyiqa.create_metric('align_iqa-fast', device='cpu')
+
+
+def test_the_model_of_one_view_scores_as_its_card_says_on_the_same_scale_and_needs_no_more_than_its_input_size(
+    fast, samples, scores
+):
+    card = json.loads(PACKAGED_FAST_CARD.read_text(encoding='utf-8'))
+    small = torch.stack([to_tensor(read_resized(row.path, 224)) for row in samples[0][::3]])
     with torch.no_grad():
-        found, resized = fast(samples[1][::3]).flatten(), fast(small).flatten()
-    assert found.tolist() == pytest.approx([card['sample_scores'][row.image] for row in samples[0][::3]], abs=2e-3)
-    assert found.tolist() == pytest.approx(scores[::3], abs=0.6)
-    assert resized.tolist() == pytest.approx(found[::2].tolist(), abs=0.05)  # of 5: what rounding to 8 bits does
+        found, resized = fast(samples[1]).flatten(), fast(small).flatten()
+    assert found.tolist() == pytest.approx([card['sample_scores'][row.image] for row in samples[0]], abs=2e-3)
+    assert found.tolist() == pytest.approx(scores, abs=0.6)
+    assert resized.tolist() == pytest.approx(found[::3].tolist(), abs=0.05)  # of 5: what rounding to 8 bits does
 
 
-def test_its_ranking_of_the_samples_agrees_with_people(samples, scores):
-    assert spearmanr(scores, [row.mos for row in samples[0]])[0] > 0.7
+def test_its_ranking_of_the_samples_agrees_with_people(card):
+    rows = sample_rows()
+    assert spearmanr([card['sample_scores'][row.image] for row in rows], [row.mos for row in rows])[0] > 0.7
 
 
 def test_the_metric_scores_an_image_alone_as_predict_does_in_a_batch(metric, samples, scores):
-    alone = [metric(image[None]).item() for image in samples[1][::3]]
-    assert alone == pytest.approx(scores[::3], abs=1e-5, rel=0)
+    alone = [metric(image[None]).item() for image in samples[1][:2]]
+    assert alone == pytest.approx(scores[:2], abs=1e-5, rel=0)
 
 
 def test_prompts_are_accepted_and_change_nothing(metric, samples, scores):
@@ -114,19 +123,19 @@ def test_as_a_loss_it_improves_an_image_and_stays_on_the_scale_of_the_ratings(sa
 
 
 @pytest.fixture(scope='module')
-def white(metric):
-    return metric(torch.ones(1, 3, 64, 96))
+def white(fast):
+    return fast(torch.ones(1, 3, 64, 96))
 
 
-def test_a_gray_image_and_an_image_beside_it_are_taken(metric, white):
+def test_a_gray_image_and_an_image_beside_it_are_taken(fast, white):
     gray = torch.ones(1, 1, 64, 96)
     assert white.shape == (1, 1)
-    assert torch.equal(metric(gray, gray), white)
+    assert torch.equal(fast(gray, gray), white)
 
 
 @pytest.mark.parametrize('kind', [torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_white_is_in_range_in_every_type(metric, white, kind):
-    assert torch.equal(metric(torch.ones(1, 3, 64, 96).to(kind)), white)
+def test_white_is_in_range_in_every_type(fast, white, kind):
+    assert torch.equal(fast(torch.ones(1, 3, 64, 96).to(kind)), white)
 
 
 @pytest.mark.parametrize('path', [PACKAGED_MODEL_CARD, PACKAGED_FAST_CARD], ids=['best', 'fast'])

@@ -335,7 +335,7 @@ def test_an_option_file_that_is_not_there_is_named(tmp_path):
 
 
 def test_align_iqa_states_deviations_and_scores_as_in_pyiqa_and_other_metrics_state_none(images):
-    scores, std = Metric('align_iqa-fast', CPU).predict(images[:2], None)
-    assert scores == pyiqa.create_metric('align_iqa-fast', device=CPU)(images[:2]).flatten().tolist()
-    assert len(std) == 2 and min(std) > 0
-    assert Metric('entropy', CPU).predict(images[:2], None)[1] is None
+    scores, std = Metric('align_iqa-fast', CPU).predict(images[:1], None)
+    assert scores == pyiqa.create_metric('align_iqa-fast', device=CPU)(images[:1]).flatten().tolist()
+    assert len(std) == 1 and min(std) > 0
+    assert Metric('entropy', CPU).predict(images[:1], None)[1] is None

@@ -166,7 +166,7 @@ def test_every_file_builds_and_takes_training_steps_that_lower_the_loss(file, ti
         return
     optimizer = torch.optim.AdamW(trained, 1e-3)
     losses = []
-    for _ in range(8):
+    for _ in range(4):
         optimizer.zero_grad()
         loss = (net.train()(image, caption_list=prompts) - mos.flip(0)).square().mean()
         loss.backward()
