@@ -98,7 +98,7 @@ def read_dataset(
     named = {f'{kind}_column': name for kind, name in (columns or {}).items() if name is not None}
     own = options.get('type') == 'AIGCIQADataset'
     if named and not own:
-        raise ValueError(f"{options.get('name')}: pyiqa's class of it reads columns by position: leave out {', '.join(named)}.")
+        raise ValueError(f"{options.get('name')}: pyiqa's class of it reads columns by position, so none can be named.")
     options |= {key: name or None for key, name in named.items()}
     images = _from_table(options) if own else _from_pyiqa(options)
     if not images:

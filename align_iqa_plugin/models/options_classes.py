@@ -6,7 +6,7 @@ Each function checks one section and gives it back as plain data, or raises a py
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
@@ -110,19 +110,28 @@ def datasets(sections: Any) -> dict:
     names = [name for name in sections if isinstance(name, str)] if isinstance(sections, dict) else []
     validation = [name for name in names if name.split('_')[0] == 'val']
     phases = [*(name for name in names if name in ('train', *validation)), 'train', *(validation or ['val'])]
+    return plain(_datasets_model(*phases).model_validate(sections))
+
+
+@cache
+def _datasets_model(*phases: str) -> type[Section]:
     fields: dict[str, Any] = {name: (Annotated[dict, PlainValidator(partial(_dataset, name))], ...) for name in phases}
-    return plain(create_model('datasets', __base__=Section, **fields).model_validate(sections))
+    return create_model('datasets', __base__=Section, **fields)
 
 
 def _dataset(phase: str, section: Any) -> dict:
     ours = not isinstance(section, dict) or section.get('type', 'AIGCIQADataset') == 'AIGCIQADataset'
+    return plain(_dataset_model(ours, phase == 'train').model_validate(section))
+
+
+@cache
+def _dataset_model(ours: bool, for_training: bool) -> type[Section]:
     known = Text if ours else Annotated[Text, AfterValidator(partial(registered, 'dataset', register.DATASETS))]
     fields: dict[str, Any] = {'name': (Text, ...), 'type': (known, ...)}
     for name in ('batch_size_per_gpu', 'num_worker_per_gpu'):
         declared = DatasetOptions.model_fields[name]
-        fields[name] = (declared.rebuild_annotation(), ... if phase == 'train' else declared.default)
-    model = create_model('dataset', __base__=DatasetOptions if ours else _AnyKeys, **fields)
-    return plain(model.model_validate(section))
+        fields[name] = (declared.rebuild_annotation(), ... if for_training else declared.default)
+    return create_model('dataset', __base__=DatasetOptions if ours else _AnyKeys, **fields)
 
 
 def network(section: Any) -> dict:
@@ -163,6 +172,7 @@ def network_fields() -> dict[str, Any]:
     return fields_of(getattr(import_module(module), name)) | fields_of(AlignIQA)
 
 
+@cache
 def _part_model(part: str, name: str) -> type[Section]:
     from align_iqa_plugin.archs.parts import part_class
 

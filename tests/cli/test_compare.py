@@ -390,7 +390,7 @@ def test_option_files_of_pyiqa_add_metrics_and_data_sets(page, data, tmp_path, m
         (['-m', 'entropie', '--samples', '--out', 'x'], "did you mean 'entropy'"),
         (['-m', 'ssim', '--samples', '--out', 'x'], 'reference'),
         (['-m', 'entropy', '-d', 'agiqa4k', '--out', 'x'], "'agiqa4k'"),
-        (['-m', 'entropy', '-d', 'livec', '--score-column', 'mos', '--out', 'x'], 'by position: leave out score_column'),
+        (['-m', 'entropy', '-d', 'livec', '--score-column', 'mos', '--out', 'x'], 'by position, so none can be named'),
         (['-m', 'entropy', '-d', 'agiqa3k', '--data', 'nowhere', '--out', 'x'], 'nowhere'),
         (['-m', 'entropy', '--samples', '--phase', 'best', '--out', 'x'], 'best'),
         (['-m', 'entropy', '--samples', '--device', 'tpu9', '--out', 'x'], 'tpu9'),
