@@ -1,5 +1,6 @@
 """What several test files need: fresh interpreters, the built wheel, the folder of image sets."""
 
+import atexit
 import copy
 import csv
 import gc
@@ -45,10 +46,7 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     """What the imports made stays: to go through it again costs each garbage collection a second."""
     gc.freeze()
-
-
-def pytest_sessionfinish():
-    gc.unfreeze()
+    atexit.register(gc.unfreeze)
 
 
 @pytest.fixture
