@@ -36,8 +36,7 @@ def card():
 
 @pytest.fixture(scope='module')
 def samples():
-    """Six of them."""
-    rows = sample_rows()[::2]
+    rows = sample_rows()
     return rows, torch.stack([to_tensor(read_image(row.path)) for row in rows])
 
 
@@ -80,17 +79,16 @@ def test_the_model_of_one_view_scores_as_its_card_says_on_the_same_scale_and_nee
     fast, samples, scores
 ):
     card = json.loads(PACKAGED_FAST_CARD.read_text(encoding='utf-8'))
-    small = torch.stack([to_tensor(read_resized(row.path, 224)) for row in samples[0][::3]])
+    small = torch.stack([to_tensor(read_resized(row.path, 224)) for row in samples[0][::6]])
     with torch.no_grad():
-        found, resized = fast(samples[1]).flatten(), fast(small).flatten()
-    assert found.tolist() == pytest.approx([card['sample_scores'][row.image] for row in samples[0]], abs=2e-3)
-    assert found.tolist() == pytest.approx(scores, abs=0.6)
+        found, resized = fast(samples[1][::2]).flatten(), fast(small).flatten()
+    assert found.tolist() == pytest.approx([card['sample_scores'][row.image] for row in samples[0][::2]], abs=2e-3)
+    assert found.tolist() == pytest.approx(scores[::2], abs=0.6)
     assert resized.tolist() == pytest.approx(found[::3].tolist(), abs=0.05)  # of 5: what rounding to 8 bits does
 
 
-def test_its_ranking_of_the_samples_agrees_with_people(card):
-    rows = sample_rows()
-    assert spearmanr([card['sample_scores'][row.image] for row in rows], [row.mos for row in rows])[0] > 0.7
+def test_its_ranking_of_the_samples_agrees_with_people(samples, scores):
+    assert spearmanr(scores, [row.mos for row in samples[0]])[0] > 0.7
 
 
 def test_the_metric_scores_an_image_alone_as_predict_does_in_a_batch(metric, samples, scores):
@@ -98,10 +96,9 @@ def test_the_metric_scores_an_image_alone_as_predict_does_in_a_batch(metric, sam
     assert alone == pytest.approx(scores[:2], abs=1e-5, rel=0)
 
 
-def test_prompts_are_accepted_and_change_nothing(metric, samples, scores):
+def test_prompts_are_accepted_and_change_nothing(fast, samples):
     rows, images = samples
-    found = metric(images[:2], caption_list=[row.prompt for row in rows[:2]]).flatten().tolist()
-    assert found == pytest.approx(scores[:2], abs=1e-5, rel=0)
+    assert torch.equal(fast(images[:2]), fast(images[:2], caption_list=[row.prompt for row in rows[:2]]))
 
 
 def test_as_a_loss_it_improves_an_image_and_stays_on_the_scale_of_the_ratings(samples):
