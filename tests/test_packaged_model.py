@@ -62,12 +62,12 @@ def test_most_mos_are_within_the_predicted_interval(samples, prediction):
 
 
 def test_the_deviation_grows_on_what_is_no_generated_image(metric, samples, prediction):
-    images = samples[1][:2]
+    images = samples[1][:4]
     noise = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(0))
     degraded = (0.3 * images + 0.35 + 0.3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
     std = metric.net.predict(torch.cat([noise, torch.ones_like(noise), degraded])).std
     assert (std[:2] > 1.1 * prediction.std.median()).all()
-    assert (std[2:] > prediction.std[:2]).all()
+    assert (std[2:] > prediction.std[:4]).all()
 
 
 @pytest.fixture(scope='module')
@@ -92,8 +92,8 @@ def test_its_ranking_of_the_samples_agrees_with_people(samples, scores):
 
 
 def test_the_metric_scores_an_image_alone_as_predict_does_in_a_batch(metric, samples, scores):
-    alone = [metric(image[None]).item() for image in samples[1][:2]]
-    assert alone == pytest.approx(scores[:2], abs=1e-5, rel=0)
+    alone = [metric(image[None]).item() for image in samples[1][::3]]
+    assert alone == pytest.approx(scores[::3], abs=1e-5, rel=0)
 
 
 def test_prompts_are_accepted_and_change_nothing(fast, samples):
@@ -119,15 +119,15 @@ def test_as_a_loss_it_improves_an_image_and_stays_on_the_scale_of_the_ratings(sa
     assert image.grad.isfinite().all() and image.grad.abs().sum() > 0, 'and it can still rise'
 
 
+def test_a_gray_image_and_an_image_beside_it_are_taken(fast):
+    gray = torch.rand(1, 1, 64, 96)
+    assert fast(gray).shape == (1, 1)
+    assert torch.equal(fast(gray, gray), fast(gray))
+
+
 @pytest.fixture(scope='module')
 def white(fast):
     return fast(torch.ones(1, 3, 64, 96))
-
-
-def test_a_gray_image_and_an_image_beside_it_are_taken(fast, white):
-    gray = torch.ones(1, 1, 64, 96)
-    assert white.shape == (1, 1)
-    assert torch.equal(fast(gray, gray), white)
 
 
 @pytest.mark.parametrize('kind', [torch.float16, torch.bfloat16, torch.float64], ids=str)

@@ -125,7 +125,7 @@ def prepare(
 
 
 def _read(root: Path, release: str | None, images: Path | None, *columns: str | None) -> Labels:
-    """Of the columns of images, scores, prompts and generators."""
+    """The labels; `columns` are those of images, scores, prompts and generators."""
     image, score, prompt, generator = columns
     return read_labels(
         root,

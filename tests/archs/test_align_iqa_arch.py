@@ -243,7 +243,7 @@ def test_inside_another_module_it_saves_and_loads_into_an_untrained_one(wrap, tm
 
 def test_the_metric_of_pyiqa_loads_its_own_state():
     register_archs()
-    metric = pyiqa.create_metric('align_iqa-fast', device='cpu')
+    metric = pyiqa.create_metric('align_iqa', device='cpu')
     metric.load_state_dict(metric.state_dict())
     assert metric(torch.rand(1, 3, 64, 64)).isfinite().all()
 
