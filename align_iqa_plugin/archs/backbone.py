@@ -103,7 +103,7 @@ class GuidedViT(nn.Module):
         self,
         outputs: Mapping[int, Float[Tensor, 'b n d']],
         size: Sequence[int],
-        injection: nn.ModuleDict,
+        injection: nn.ModuleDict | None,
         guidance: Float[Tensor, 'b g e'] | None,
     ) -> tuple[list[Float[Tensor, 'b d']], list[Float[Tensor, 'b d h2 w2']]]:
         """As `forward`, from the outputs of the first blocks, which no guidance has reached.
@@ -120,7 +120,7 @@ class GuidedViT(nn.Module):
         self,
         outputs: Mapping[int, Float[Tensor, 'b n d']],
         grid: tuple[Count, Count],
-        injection: nn.ModuleDict,
+        injection: nn.ModuleDict | None,
         guidance: Float[Tensor, 'b g e'] | None,
     ) -> tuple[list[Float[Tensor, 'b d']], list[Float[Tensor, 'b d h2 w2']]]:
         """As `forward_from`, where the rows and columns of patches are known."""
@@ -130,16 +130,16 @@ class GuidedViT(nn.Module):
         for index, block in enumerate(self.vit.blocks):
             if index <= last:
                 continue
-            if str(index) in injection:
+            if injection and str(index) in injection:
                 tokens = injection[str(index)](tokens, guidance)
             tokens = block(tokens)
             if index in self.stage_ends:
                 stages.append(self.split_tokens(tokens, grid))
         return [class_token for class_token, _ in stages], [stage_map for _, stage_map in stages]
 
-    def trunk_blocks(self, injection: nn.ModuleDict) -> list[int]:
-        """The blocks before the first injection whose outputs `forward_from` needs."""
-        first = min(int(block) for block in injection)
+    def trunk_blocks(self, injection: nn.ModuleDict | None) -> list[int]:
+        """The blocks before the first injection, or all where there is none, whose outputs `forward_from` needs."""
+        first = min((int(block) for block in injection or ()), default=len(self.vit.blocks))
         return sorted({end for end in self.stage_ends if end < first} | {first - 1})
 
     def trunk(self, image: Float[Tensor, 'b 3 h w'], blocks: Sequence[int]) -> dict[int, Float[Tensor, 'b n d']]:

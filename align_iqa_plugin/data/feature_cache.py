@@ -92,21 +92,21 @@ class FeatureCache(_Cache):
 class TrunkCache(_Cache):
     """Outputs of the blocks before the first that guidance enters, (blocks, n, d), in half precision: 0.9 MB for three.
 
-    With it a training of the last blocks computes the others once for each image.
+    Without guidance, the outputs of all stages. With it a training computes these blocks once for each image.
 
     Args:
         folder: where the files go; it is made if it does not exist.
-        network: with an injection, but not before its first block, and a frozen backbone.
+        network: with a frozen backbone, and no injection before its first block.
 
     Raises:
-        ValueError: there is nothing before the first injection, or it is trained.
+        ValueError: there is nothing before the first injection, it is trained, or the network has two views.
     """
 
     dtype = np.float16
 
     def __init__(self, folder: str | Path, network: AlignIQA):
-        if network.injection is None or not network.config['freeze_backbone'] or 0 in network.injection.blocks:
-            raise ValueError('train.trunk_cache needs a frozen backbone, and guidance that enters after its first block.')
+        if not network.config['freeze_backbone'] or (network.injection is not None and 0 in network.injection.blocks):
+            raise ValueError('train.trunk_cache needs a frozen backbone, and no guidance that enters before its first block.')
         if network.views > 1:
             raise ValueError('train.trunk_cache needs network.views: 1.')
         self.blocks = network.backbone.trunk_blocks(network.injection)

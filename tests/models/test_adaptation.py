@@ -86,9 +86,12 @@ def test_after_the_last_step_the_head_is_fitted(run):
         assert all(net(dataset[place]['img'][None]).isfinite() for place in range(len(dataset)))
 
 
-def test_the_cached_trunk_gives_the_features_of_the_whole_network(options, tmp_path):
+@pytest.mark.parametrize('guided', [True, False])
+def test_the_cached_trunk_gives_the_features_of_the_whole_network(guided, options, tmp_path):
+    if not guided:
+        options['network'] |= {'guide': 'none', 'injection': 'none', 'guide_options': {}, 'injection_options': {}}
     net, dataset = network(options), build_dataset(options['datasets']['train'] | {'phase': 'train'})
-    for layer in net.injection.values():
+    for layer in net.injection.values() if guided else ():
         torch.nn.init.normal_(layer.gate)
     whole = rated_features(net, dataset, device=CPU).features
     cached = Adaptation(net, alpha=1.0, trunk_cache=str(tmp_path))
@@ -100,7 +103,7 @@ def test_the_cached_trunk_gives_the_features_of_the_whole_network(options, tmp_p
 
 def test_a_cache_of_the_trunk_needs_blocks_before_the_first_injection(options, tmp_path):
     options['network']['injection_options']['blocks'] = [0, 5]
-    with pytest.raises(ValueError, match='train.trunk_cache needs a frozen backbone, and guidance that enters after'):
+    with pytest.raises(ValueError, match='train.trunk_cache needs a frozen backbone, and no guidance that enters'):
         TrunkCache(tmp_path, network(options))
 
 
