@@ -22,7 +22,7 @@ UNMOVED = ('flip', 'crop 4', 'WebP 85')
 """The changes whose copies score as their image does."""
 
 
-class Copy(NamedTuple):
+class TrainingCopy(NamedTuple):
     """A copy of an image.
 
     Attributes:
@@ -61,7 +61,7 @@ class Copies(Dataset):
 
     def __init__(self, dataset: BaseIQADataset, share: float):
         self.dataset, self.opt = dataset, dataset.opt
-        self.copies: list[Copy] = []
+        self.copies: list[TrainingCopy] = []
         for image, path in enumerate(dataset.paths):
             if _drawn(path, 'copied') < share * 2**32:
                 self.copies += _copies_of(image, path)
@@ -89,18 +89,18 @@ class Copies(Dataset):
         self.dataset.check_images(sorted({self.copies[place].image for place in places}))
 
 
-def copy_of(image: int, path: str) -> Copy:
+def copy_of(image: int, path: str) -> TrainingCopy:
     """One of the copies of an image, drawn by its file's name."""
     copies = _copies_of(image, path)
     return copies[_drawn(path, 'copy') % len(copies)]
 
 
-def _copies_of(image: int, path: str) -> list[Copy]:
+def _copies_of(image: int, path: str) -> list[TrainingCopy]:
     levels = {kind: _drawn(path, kind) % len(LEVELS[kind]) + 1 for kind in LEVELS}
     lost = {f'{kind} {level}': LOST[level - 1] for kind, level in levels.items()}
     lost |= dict.fromkeys(UNMOVED, 0.0)
     lost[BLANKS[_drawn(path, 'blank') % len(BLANKS)]] = 1.0
-    return [Copy(image, name, share, seed=_drawn(path, 'noise')) for name, share in lost.items()]
+    return [TrainingCopy(image, name, share, seed=_drawn(path, 'noise')) for name, share in lost.items()]
 
 
 def _drawn(path: str, purpose: str) -> int:
