@@ -6,6 +6,7 @@ that starts at zero, after LoDa (one bottleneck cross-attention a block) and ViT
 """
 
 from collections.abc import Callable, Sequence
+from math import sqrt
 
 import torch
 from jaxtyping import Float
@@ -56,13 +57,25 @@ class BottleneckCrossAttention(nn.Module):
         return tokens + self.gate * self.up(nn.functional.gelu(hidden))
 
 
+def _projection(guidance_width: int, width: int) -> nn.Linear:
+    """From normalised guidance tokens to tokens as small as VPT's prompts at first, so that the ViT still works.
+
+    VPT draws its prompts uniformly up to sqrt(6 / (3 p^2 + d)) for patches of p pixels, which is sqrt(3 / d) for a ViT-B/16.
+    """
+    layer = nn.Linear(guidance_width, width)
+    bound = sqrt(3 / width) / sqrt(guidance_width)
+    nn.init.uniform_(layer.weight, -bound, bound)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class AddGuidance(nn.Module):
     """The mean guidance token, projected, is added to every token. No gate."""
 
     def __init__(self, *, width: int, guidance_width: int):
         super().__init__()
         self.norm = nn.LayerNorm(guidance_width)
-        self.project = nn.Linear(guidance_width, width)
+        self.project = _projection(guidance_width, width)
 
     def forward(self, tokens: Float[Tensor, 'b n d'], guidance: Float[Tensor, 'b g e']) -> Float[Tensor, 'b n d']:
         return tokens + self.project(self.norm(guidance).mean(1, keepdim=True))
@@ -74,7 +87,7 @@ class AppendGuidance(nn.Module):
     def __init__(self, *, width: int, guidance_width: int):
         super().__init__()
         self.norm = nn.LayerNorm(guidance_width)
-        self.project = nn.Linear(guidance_width, width)
+        self.project = _projection(guidance_width, width)
 
     def forward(self, tokens: Float[Tensor, 'b n d'], guidance: Float[Tensor, 'b g e']) -> Float[Tensor, 'b m d']:
         return torch.cat([tokens, self.project(self.norm(guidance))], 1)

@@ -71,6 +71,13 @@ def test_vpt_concat_appends_the_guidance(tokens, guidance):
     assert torch.equal(longer[:, :5], tokens)
 
 
+@pytest.mark.parametrize('injection', [VPTAdd, VPTConcat])
+def test_vpt_starts_with_tokens_as_small_as_its_prompts(injection):
+    layer = injection(width=768, guidance_width=64, depth=12)['0']
+    expected = (6 / (3 * 16**2 + 768)) ** 0.5 / 3**0.5  # of a uniform distribution up to VPT's bound, patches of 16 pixels
+    assert float(layer.project(layer.norm(torch.randn(200, 64))).std()) == pytest.approx(expected, rel=0.1)
+
+
 @pytest.mark.parametrize('name', INJECTIONS)
 def test_every_injection_treats_each_image_by_itself(name, tokens, guidance):
     (layer,) = INJECTIONS[name](**SIZES).values()
