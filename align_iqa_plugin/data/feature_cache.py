@@ -92,7 +92,7 @@ class FeatureCache(_Cache):
 class TrunkCache(_Cache):
     """Outputs of the blocks before the first that guidance enters, (blocks, n, d), in half precision: 0.9 MB for three.
 
-    Without guidance, the outputs of all stages. With it a training computes these blocks once for each image.
+    Of a network without guidance, those of all stages. A training then runs these blocks once for each image.
 
     Args:
         folder: where the files go; it is made if it does not exist.
