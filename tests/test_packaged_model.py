@@ -56,6 +56,23 @@ def test_it_scores_the_samples_as_its_card_says(card, samples, scores):
         assert score == pytest.approx(card['sample_scores'][row.image], abs=2e-3)  # other processors round otherwise
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
+def test_a_gpu_gives_the_scores_and_deviations_of_the_cpu(samples, prediction):
+    on_gpu = pyiqa.create_metric('align_iqa', device='cuda').net.predict(samples[1].cuda())
+    torch.testing.assert_close(on_gpu.scores.cpu(), prediction.scores, atol=2e-3, rtol=0)
+    torch.testing.assert_close(on_gpu.std.cpu(), prediction.std, atol=2e-3, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
+def test_bf16_on_a_gpu_moves_a_score_by_less_than_a_tenth(samples, prediction):
+    metric = pyiqa.create_metric('align_iqa', device='cuda')
+    with torch.autocast('cuda', torch.bfloat16):
+        scores = metric(samples[1].cuda())
+    torch.testing.assert_close(scores.cpu().float(), prediction.scores, atol=0.1, rtol=0)
+
+
 def test_most_mos_are_within_the_predicted_interval(samples, prediction):
     mos = torch.tensor([row.mos for row in samples[0]])[:, None]
     assert ((prediction.scores - mos).abs() <= 1.6449 * prediction.std).float().mean() > 0.5

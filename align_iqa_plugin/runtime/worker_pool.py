@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -61,6 +62,9 @@ def _results(
 def _begin() -> None:
     """Leave Ctrl-C, which reaches all processes of the terminal, to the command; end when its process has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # a forked process has none of its parent's threads, and torch would wait for them for ever
+    if 'torch' in sys.modules:
+        sys.modules['torch'].set_num_threads(1)
     # killed, it cannot end its workers, and those would keep the locks that they inherited
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -53,6 +53,22 @@ def test_an_item_that_kills_its_process_is_given_up_and_costs_no_other_its_resul
     assert list(map_in_processes(double, items, workers)) == [None if item < 0 else 2 * item for item in items]
 
 
+RESIZER = """
+import torch
+from align_iqa_plugin.runtime.worker_pool import map_in_processes
+
+def resized(side):
+    return tuple(torch.nn.functional.interpolate(torch.rand(1, 3, side, side), 224, mode='bicubic', antialias=True).shape)
+
+resized(512)  # starts the threads of this process
+print(set(map_in_processes(resized, [512, 513], 2)))
+"""
+
+
+def test_torch_works_in_the_processes_when_its_threads_have_begun(fresh):
+    assert fresh(RESIZER, OMP_NUM_THREADS='2').stdout == '{(1, 3, 224, 224)}\n'
+
+
 def test_an_error_of_the_function_is_raised():
     with pytest.raises(KeyError):
         list(map_in_processes(fail, [1, 2, 3], 2))
