@@ -15,7 +15,7 @@ _stop = partial(stop, 'train')
 def train(
     option: Annotated[Path, typer.Option('--opt', '-opt', '-o', help='Training file (YAML).')],
     resume: Annotated[
-        bool, typer.Option('--resume', help='Go on with the experiment of this name, exactly as if it had not been stopped.')
+        bool, typer.Option('--resume', help='Go on with the experiment of this name, as if it had not been stopped.')
     ] = False,
     changes: Annotated[
         list[str] | None, typer.Option('--set', help='Change a key of the file, such as train.optim.lr=1e-4; may be repeated.')

@@ -3,7 +3,7 @@
 All randomness of an iteration comes from generators that are seeded by (manual_seed, process, iteration), that of an image's
 augmentation by (manual_seed, epoch, image), and the order of an epoch by (manual_seed, epoch). So no generator's state has to
 be saved, the number of an iteration says where in the data the training stands, and neither the number of workers nor what is
-validated in between changes the curve.
+validated in between changes the curve. On a GPU all this holds up to rounding, since its sums have no fixed order.
 
 Files, under `root`: experiments/NAME/ with the log, options.yml, training_states/ITERATION.state (`training_state.py`) and
 models/ net_start.pth (the fitted start), net_best.pth (the best validation), net_latest.pth (the end); tb_logger/NAME/.
