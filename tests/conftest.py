@@ -43,6 +43,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
+def pytest_runtest_setup(item):
+    """A test marked `gpu` is skipped where there is none."""
+    if item.get_closest_marker('gpu'):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip('needs CUDA')
+
+
 def pytest_collection_finish():
     """What the imports made stays: to go through it again costs each garbage collection a second."""
     gc.freeze()

@@ -57,7 +57,6 @@ def test_it_scores_the_samples_as_its_card_says(card, samples, scores):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 def test_a_gpu_gives_the_scores_and_deviations_of_the_cpu(samples, prediction):
     on_gpu = pyiqa.create_metric('align_iqa', device='cuda').net.predict(samples[1].cuda())
     torch.testing.assert_close(on_gpu.scores.cpu(), prediction.scores, atol=2e-3, rtol=0)
@@ -65,7 +64,6 @@ def test_a_gpu_gives_the_scores_and_deviations_of_the_cpu(samples, prediction):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 def test_bf16_on_a_gpu_moves_a_score_by_less_than_a_tenth(samples, prediction):
     metric = pyiqa.create_metric('align_iqa', device='cuda')
     with torch.autocast('cuda', torch.bfloat16):

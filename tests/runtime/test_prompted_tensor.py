@@ -244,7 +244,6 @@ def test_prompts_reach_the_main_process_from_workers(tiny_images, start):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs CUDA')
 def test_prompts_reach_the_accelerator_through_pinned_memory(tiny_images):
     section = options(tiny_images, num_worker_per_gpu=2, pin_memory=True, prefetch_mode='cpu', num_prefetch_queue=8)
     for batch in build_dataloader(build_dataset(section), section):
