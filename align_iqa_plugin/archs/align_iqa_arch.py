@@ -10,7 +10,8 @@ The figure of the paper, one module a box::
     image -> backbone, with injection layers before some of its blocks: class tokens and maps of the stages
           -> msfa: one vector -> head: scores
 
-A network of two views does this for the whole image and for its centre, and the head reads both vectors.
+A network of two views does this for the whole image and for its centre, and the head reads both vectors. With
+``guided_views: 1`` the centre goes through the plain ViT alone.
 
 From the paper: the plain ViT, guidance tokens injected into it (CGI), the aggregation of its stages (MSFA), the alternatives in
 the appendix' tables 1 to 4. Ours, where the appendix is silent: the equations of the parts (see their modules), the frozen
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from align_iqa_plugin.archs.backbone import GuidedViT
 from align_iqa_plugin.archs.head import LinearHead
 from align_iqa_plugin.archs.injection import Injection
-from align_iqa_plugin.archs.msfa import StagePool
+from align_iqa_plugin.archs.msfa import StagePool, pool_stages
 from align_iqa_plugin.archs.parts import build_part
 from align_iqa_plugin.archs.score_range import is_optimised, limit_scores
 from align_iqa_plugin.archs.views import centre, check_images, to_unit_range
@@ -63,6 +64,8 @@ class AlignIQA(nn.Module):
         freeze_backbone: train the other parts only; checkpoints then hold the hash of the backbone in place of its weights.
         input_size: side in pixels of the square whose area every view is resized to, aspect ratio kept.
         views: 1 for the whole image, 2 for its centre too (`backbone.centre`), which shows detail, at twice the cost.
+        guided_views: how many of them guidance and aggregation reach, by default all. With 1 of 2 the head reads the pooled
+            stage features of the plain ViT for the centre: it errs differently, so that both together err less.
         stages: number of stages of equal depth that the backbone is cut into; 1 reads the last map alone.
         guide: 'saliency', 'semantic' or 'none'.
         guide_options: keywords of the guide, such as ``{vlm_weights: FILE}`` of the semantic one.
@@ -98,6 +101,7 @@ class AlignIQA(nn.Module):
         freeze_backbone: bool = True,
         input_size: int = 224,
         views: int = 1,
+        guided_views: int | None = None,
         stages: int = 4,
         guide: str = 'saliency',
         guide_options: dict[str, Any] | None = None,
@@ -118,7 +122,12 @@ class AlignIQA(nn.Module):
             raise ValueError(f'targets is {targets!r}, not a whole number of at least 1.')
         if type(views) is not int or views not in (1, 2):
             raise ValueError(f'views is {views!r}, not 1 (the whole image) or 2 (its centre too).')
-        self.views = views
+        guided = views if guided_views is None else guided_views
+        if type(guided) is not int or not 1 <= guided <= views:
+            raise ValueError(f'guided_views is {guided_views!r}, not a whole number from 1 to views, {views}.')
+        if guided < views and guide == 'none':
+            raise ValueError(f'guided_views is {guided} of {views} views, but guide is none: name a guide, or remove it.')
+        self.views, self.guided_views = views, guided
         self.backbone = GuidedViT(
             name=backbone,
             stages=stages,
@@ -133,6 +142,7 @@ class AlignIQA(nn.Module):
             'freeze_backbone': freeze_backbone,
             'input_size': input_size,
             'views': views,
+            'guided_views': guided,
             'stages': stages,
             'guide': guide,
             'injection': injection,
@@ -148,7 +158,9 @@ class AlignIQA(nn.Module):
             self.config['injection_options'] = options | {'blocks': self.injection.blocks}
         self.msfa, options = build_part('aggregation', aggregation, aggregation_options, width=width, stages=stages)
         self.config['aggregation_options'] = options
-        self.head, options = build_part('head', head, head_options, width=views * self.msfa.width, targets=targets)
+        self.plain_width = 2 * width * stages  # of a view without guidance
+        vector_width = guided * self.msfa.width + (views - guided) * self.plain_width
+        self.head, options = build_part('head', head, head_options, width=vector_width, targets=targets)
         self.config['head_options'] = options
         self.score_range: tuple[float, float] | None = None
         self.register_buffer('trained', torch.tensor(False))
@@ -201,13 +213,19 @@ class AlignIQA(nn.Module):
             )
 
     def forward_features(
-        self, image: Float[Tensor, 'b c h w'], caption_list: Sequence[str | None] | None = None
+        self, image: Float[Tensor, 'b c h w'], caption_list: Sequence[str | None] | None = None, views: int | None = None
     ) -> Float[Tensor, 'b f']:
-        """The vector that the head reads; arguments as of `forward`."""
+        """The vector that the head reads; arguments as of `forward`.
+
+        Args:
+            views: the part of the vector that belongs to the first views, by default all of it.
+        """
         image, caption_list = check_images(image, caption_list)
         image = to_unit_range(image, torch.promote_types(self.backbone.mean.dtype, torch.float32))
-        views = [image, centre(image)][: self.views]
-        return torch.cat([self.msfa(*self.stages(view, caption_list)) for view in views], 1)
+        seen = [image, centre(image)][: self.views if views is None else views]
+        guided, plain = seen[: self.guided_views], seen[self.guided_views :]
+        vectors = [self.msfa(*self.stages(view, caption_list)) for view in guided]
+        return torch.cat(vectors + [pool_stages(*self.backbone(view)) for view in plain], 1)
 
     def stages(
         self, view: Float[Tensor, 'b 3 h w'], caption_list: Sequence[str | None] | None
@@ -218,14 +236,17 @@ class AlignIQA(nn.Module):
 
     def column_weights(self, *, centre: float = 1.0, pyramid: float = 1.0) -> Float[Tensor, ' f']:
         """How much each entry of the vector should count for a head; 1 for those of the whole image's pooled stages."""
-        view = torch.ones(self.msfa.width, device=self.trained.device)
-        view[self.msfa.pooled_width :] = pyramid
-        return torch.cat([view, centre * view][: self.views])
+        guided = torch.ones(self.msfa.width, device=self.trained.device)
+        guided[self.msfa.pooled_width :] = pyramid
+        second = guided if self.guided_views > 1 else guided.new_ones(self.plain_width)
+        return torch.cat([guided, centre * second][: self.views])
 
     @property
     def pooled_columns(self) -> list[int]:
         """The entries of the vector that no trained parameter of the aggregation moves."""
-        return [view * self.msfa.width + column for view in range(self.views) for column in range(self.msfa.pooled_width)]
+        second = self.msfa.pooled_width if self.guided_views > 1 else self.plain_width
+        widths = [self.msfa.pooled_width, second][: self.views]
+        return [view * self.msfa.width + column for view, width in enumerate(widths) for column in range(width)]
 
     @property
     def is_trained(self) -> bool:

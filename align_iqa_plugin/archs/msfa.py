@@ -25,6 +25,11 @@ def pool_stage(class_token: Float[Tensor, 'b d'], stage_map: Float[Tensor, 'b d 
     return torch.cat([class_token, reduce(centre, 'b d h w -> b d', 'mean')], 1)
 
 
+def pool_stages(class_tokens: list[Float[Tensor, 'b d']], stage_maps: list[Float[Tensor, 'b d h w']]) -> Float[Tensor, 'b f']:
+    """Pooled features of all stages, shallow to deep, 2 d for each."""
+    return torch.cat([pool_stage(*stage) for stage in zip(class_tokens, stage_maps, strict=True)], 1)
+
+
 class StagePool(nn.Module):
     """`aggregation: stage_pool`: the pooled features of every stage, shallow to deep. It has no parameters.
 
@@ -45,7 +50,7 @@ class StagePool(nn.Module):
         self, class_tokens: list[Float[Tensor, 'b d']], stage_maps: list[Float[Tensor, 'b d h w']]
     ) -> Float[Tensor, 'b f']:
         """One vector for each image, from its stages, shallow to deep."""
-        return torch.cat([pool_stage(*stage) for stage in zip(class_tokens, stage_maps, strict=True)], 1)
+        return pool_stages(class_tokens, stage_maps)
 
 
 class MSFA(StagePool):
@@ -74,7 +79,7 @@ class MSFA(StagePool):
         self, class_tokens: list[Float[Tensor, 'b d']], stage_maps: list[Float[Tensor, 'b d h w']]
     ) -> Float[Tensor, 'b f']:
         """One vector for each image, from its stages, shallow to deep."""
-        return torch.cat([super().forward(class_tokens, stage_maps), self.pyramid(stage_maps)], 1)
+        return torch.cat([pool_stages(class_tokens, stage_maps), self.pyramid(stage_maps)], 1)
 
     def pyramid(self, stage_maps: list[Float[Tensor, 'b d h w']]) -> Float[Tensor, 'b c2']:
         """Mean and standard deviation of every level of the pyramid, coarse to fine."""

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.archs.msfa import pool_stages
 from align_iqa_plugin.archs.views import MINIMUM_SIDE, centre
 
 EXAMPLE = (2, 3, 200, 256)  # any images: the model is not bound to their size
@@ -69,17 +70,19 @@ class _AnySize(nn.Module):
     def forward(self, image: Float[Tensor, 'b 3 h w']) -> Float[Tensor, 'b k']:
         image = image.clamp(0, 1)
         views = [image, centre(image)][: self.network.views]
-        return self.network.head(torch.cat([self._features(view) for view in views], 1))
+        guided = [place < self.network.guided_views for place in range(len(views))]
+        return self.network.head(torch.cat([self._features(*view) for view in zip(views, guided, strict=True)], 1))
 
-    def _features(self, image: Tensor) -> Tensor:
-        backbone = self.network.backbone
-        guidance = self.network.guide(image, None) if self.network.guide else None
+    def _features(self, image: Tensor, guided: bool) -> Tensor:
+        backbone, guide = self.network.backbone, self.network.guide if guided else None
+        guidance = guide(image, None) if guide else None
         rows, columns = self._patches(image)
         size = [rows * backbone.patch_size, columns * backbone.patch_size]
         view = F.interpolate(image, size=size, mode='bicubic', antialias=True, align_corners=False).clamp(0, 1)
         tokens = backbone.embed((view - backbone.mean) / backbone.std)
-        injection = self.network.injection or nn.ModuleDict()
-        return self.network.msfa(*backbone.stages_from({-1: tokens}, (rows, columns), injection, guidance))
+        injection = self.network.injection if guided else None
+        stages = backbone.stages_from({-1: tokens}, (rows, columns), injection, guidance)
+        return self.network.msfa(*stages) if guided else pool_stages(*stages)
 
     def _patches(self, image: Tensor) -> tuple[int, int]:
         """Rows and columns of patches that `backbone.view_size` gives."""

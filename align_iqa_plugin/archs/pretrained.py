@@ -106,7 +106,8 @@ def load_checkpoint(network: AlignIQA, state: Mapping[str, Tensor], name: str, *
             state = {key: tensor for key, tensor in state.items() if not key.startswith('head.')}
             state |= network.head.state_dict(prefix='head.')
             if saved is not None:
-                saved['network'] |= {key: network.config[key] for key in ('views', 'head', 'head_options', 'targets')}
+                keys = ('views', 'guided_views', 'head', 'head_options', 'targets')
+                saved['network'] |= {key: network.config[key] for key in keys}
         if saved is None:
             _check_complete(network, state)
         else:
@@ -236,9 +237,10 @@ def _check_complete(network: AlignIQA, state: dict[str, Tensor]) -> None:
 
 def _check_same_network(network: AlignIQA, saved: Mapping[str, Any]) -> None:
     theirs, ours = {'views': 1} | saved['network'], dict(network.config)  # versions before 0.6 had one view
+    theirs.setdefault('guided_views', theirs['views'])  # older ones guided all
     if theirs.pop('targets', 1) < ours.pop('targets'):
         raise ValueError(f'it has fewer targets than this network, {network.config["targets"]}.')
-    for key in sorted(theirs.keys() | ours.keys()):
+    for key in ours | theirs:
         if theirs.get(key) != ours.get(key):
             raise ValueError(f'it belongs to a network with {key}: {theirs.get(key)}, but this one has {ours.get(key)}.')
     if saved.get('normalisation', _normalisation(network)) != _normalisation(network):

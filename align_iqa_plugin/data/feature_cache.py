@@ -76,6 +76,8 @@ class FeatureCache(_Cache):
         self._config = {name: network.config[name] for name in names}
         if network.views > 1:  # so that the files of networks of one view keep their names
             self._config['views'] = network.views
+        if network.guided_views < network.views:
+            self._config['guided_views'] = network.guided_views
         self._backbone = frozen_digests(network)['backbone']
         super().__init__(folder, '')
         self.follow(network)

@@ -57,7 +57,7 @@ class Adaptation:
         images, views = (batch['copy'], batch['copy_view']) if prefix else (batch['img'], batch['view'])
         network, prompts = self.network, batch.get('prompt')
         if self.trunk is None:
-            return network.forward_features(images, prompts)
+            return network.forward_features(images, prompts, views=1)
         guidance = network.guide(images, prompts) if network.guide else None
         outputs = self.trunk.outputs(network, images, batch['img_path'], views)
         return network.msfa(*network.backbone.forward_from(outputs, images.shape[-2:], network.injection, guidance))

@@ -344,7 +344,9 @@ class AlignIQAModel(GeneralIQAModel):
         if dataset is None or section.get('augment'):
             dataset = build_dataset({key: value for key, value in section.items() if key != 'augment'})
         if self.adaptation is None:
-            self.target_offsets = self._fit(dataset).target_offsets
+            # a head that is fitted before a training must not read features that the training changes
+            columns = self.net.pooled_columns if self.trained else slice(None)
+            self.target_offsets = self._fit(dataset, columns=columns).target_offsets
             self.save_network(self.net, 'net_start')
         else:
             rmse = self.adaptation.start(dataset)
@@ -363,11 +365,12 @@ class AlignIQAModel(GeneralIQAModel):
         folder = Path(self.opt['path']['models'])
         path = next(path for path in (folder / 'net_best.pth', folder / 'net_latest.pth') if path.exists())
         load_checkpoint(self.net, read_weights(path, 'net'), str(path))
-        forward, self.adaptation, self.average = self.adaptation.features, None, None
-        self._fit(dataset, forward)
+        forward = self.adaptation.features if self.adaptation.trunk else None
+        self.adaptation = self.average = self.cache = None  # nobody asks for the features of this network again
+        self._fit(dataset, forward=forward)
         self.save_network(self.net, path.stem)
 
-    def _fit(self, dataset: BaseIQADataset, forward: Forward | None = None) -> Fit:
+    def _fit(self, dataset: BaseIQADataset, *, columns: slice | list[int] = slice(None), forward: Forward | None = None) -> Fit:
         train_opt = self.opt['train']
         alpha = float(train_opt['ridge_alpha'])
         fit = fit_head(
@@ -381,8 +384,7 @@ class AlignIQAModel(GeneralIQAModel):
             order_weight=train_opt.get('order_weight', 1.0),
             centre_weight=train_opt.get('centre_weight', 1.0),
             pyramid_weight=train_opt.get('pyramid_weight', 1.0),
-            # a head that is fitted before the training must not read features that the training changes
-            columns=self.net.pooled_columns if self.trained and forward is None else slice(None),
+            columns=columns,
         )
         get_root_logger().info(
             f'The head is fitted to {fit.images} images by ridge regression, alpha {alpha}: RMSE {fit.rmse:.4f} on them, '

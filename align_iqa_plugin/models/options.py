@@ -91,8 +91,9 @@ class TrainOptions(Section):
     adapt_alpha: Positive | None = Field(
         None,
         description='Train guide, injection and aggregation against linear heads that are fitted before the first step with '
-        'this penalty, each without a fold of the images, and stay as they are (models/adaptation.py). The losses are in '
-        'standard deviations of the main score. ridge_alpha then fits the head of the network after the last step.',
+        'this penalty, each without a fold of the images, and stay as they are (models/adaptation.py). They see the whole '
+        'image. The losses are in standard deviations of the main score. ridge_alpha then fits the head of the network, '
+        'which sees all views, after the last step.',
     )
     trunk_cache: Text | None = Field(
         None,
@@ -224,8 +225,6 @@ class Options(Section):
         found += _of_adaptation(train, self.datasets['train'])
         if train.centre_weight != 1 and self.network.get('views', 1) != 2:
             found.append((('train', 'centre_weight'), 'has no effect without network.views: 2.'))
-        if train.adapt_alpha is not None and self.network.get('views', 1) != 1:
-            found.append((('network', 'views'), 'has to be 1 with train.adapt_alpha, which adapts to the whole image.'))
         for phase, section in self.datasets.items():
             found += [(('datasets', phase, key), sentence) for key, sentence in _of_phase(phase, section, self.network)]
         sets = [section['name'] for phase, section in self.datasets.items() if phase != 'train']

@@ -32,6 +32,7 @@ VARIANTS = [
     UNGUIDED,
     {**UNGUIDED, 'stages': 1},
     {'views': 2},
+    {'views': 2, 'guided_views': 1},
 ]
 
 
@@ -75,12 +76,28 @@ def test_two_views_are_the_whole_image_and_its_centre():
     torch.testing.assert_close(two.forward_features(image), both)
 
 
+def test_with_one_guided_view_of_two_the_centre_is_seen_by_the_plain_vit():
+    one, two = network(), network(views=2, guided_views=1)
+    plain = network(**UNGUIDED, aggregation='stage_pool')
+    for net in (one, two, plain):
+        net.backbone.load_state_dict(one.backbone.state_dict())
+    open_gates(one)
+    two.load_state_dict({name: value for name, value in one.state_dict().items() if not name.startswith('head')}, strict=False)
+    image = torch.rand(2, 3, 128, 160)
+    both = torch.cat([one.forward_features(image), plain.forward_features(image[:, :, 36:92, 45:115])], 1)
+    torch.testing.assert_close(two.forward_features(image), both)
+    torch.testing.assert_close(two.forward_features(image, views=1), one.forward_features(image))
+
+
 def test_column_weights_are_those_of_the_centre_and_of_the_pyramid():
     net = network(views=2)
     weights = net.column_weights(centre=0.5, pyramid=0.1)
     pooled, width = net.msfa.pooled_width, net.msfa.width
     parts = weights.split([pooled, width - pooled, pooled, width - pooled])
     assert [part.unique().tolist() for part in parts] == [[1], [pytest.approx(0.1)], [0.5], [pytest.approx(0.05)]]
+    weights = network(views=2, guided_views=1).column_weights(centre=0.5, pyramid=0.1)
+    parts = weights.split([pooled, width - pooled, pooled])
+    assert [part.unique().tolist() for part in parts] == [[1], [pytest.approx(0.1)], [0.5]]
 
 
 @pytest.mark.parametrize('views', [0, 3, True, '2', 1.0])
@@ -89,8 +106,20 @@ def test_another_number_of_views_is_refused(views):
         AlignIQA(**TINY, views=views)
 
 
-def test_the_pooled_columns_are_those_that_the_pyramid_does_not_move():
-    net, image = network(views=2), torch.rand(1, 3, 64, 64)
+@pytest.mark.parametrize('guided_views', [0, 3, True, '1'])
+def test_another_number_of_guided_views_is_refused(guided_views):
+    with pytest.raises(ValueError, match='guided_views is .*, not a whole number from 1 to views, 2'):
+        AlignIQA(**TINY, views=2, guided_views=guided_views)
+
+
+def test_a_network_without_a_guide_has_no_views_to_guide():
+    with pytest.raises(ValueError, match='guided_views is 1 of 2 views, but guide is none'):
+        AlignIQA(**TINY | UNGUIDED, views=2, guided_views=1)
+
+
+@pytest.mark.parametrize('guided_views', [1, 2])
+def test_the_pooled_columns_are_those_that_the_pyramid_does_not_move(guided_views):
+    net, image = network(views=2, guided_views=guided_views), torch.rand(1, 3, 64, 64)
     before = net.forward_features(image)
     for parameter in net.msfa.parameters():
         torch.nn.init.normal_(parameter)

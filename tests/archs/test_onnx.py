@@ -29,8 +29,9 @@ def scores(content, image):
         {'guide': 'none', 'injection': 'none', 'aggregation': 'stage_pool'},
         {'guide': 'saliency', 'injection': 'cgi', 'aggregation': 'msfa'},
         {'guide': 'none', 'injection': 'none', 'aggregation': 'stage_pool', 'views': 2},
+        {'guide': 'saliency', 'injection': 'cgi', 'aggregation': 'msfa', 'views': 2, 'guided_views': 1},
     ],
-    ids=['plain', 'guided', 'two views'],
+    ids=['plain', 'guided', 'two views', 'one of two views guided'],
 )
 def test_a_model_takes_batches_and_images_of_any_size(parts):
     torch.manual_seed(0)

@@ -24,6 +24,7 @@ VARIANTS = [
     {**GUIDED, 'injection': 'vpt_concat', **MSFA, 'stages': 1},
     {**TINY, 'head': 'linear', 'stages': 3},
     {**TINY, 'views': 2},
+    {**GUIDED, 'views': 2, 'guided_views': 1},
 ]
 
 
@@ -124,14 +125,24 @@ def test_a_checkpoint_of_another_network_is_an_error_that_names_the_key(key, val
 def test_a_file_that_states_no_number_of_views_is_of_one():
     state, two = checkpoint_state(network()), network(views=2)
     saved = json.loads(bytes(state['metadata'].tolist()))['network']
-    state = edited(state, network={key: value for key, value in saved.items() if key != 'views'})
+    state = edited(state, network={key: value for key, value in saved.items() if key not in ('views', 'guided_views')})
     load_checkpoint(network(trained=False), state, 'old.pth')
     with pytest.raises(ValueError, match='old.pth: it belongs to a network with views: 1, but this one has 2'):
         load_checkpoint(two, state, 'old.pth')
 
 
-def test_all_but_the_head_may_come_from_a_network_of_other_views_and_another_head():
-    one, two = network(**GUIDED), network(**GUIDED, views=2, head='linear')
+def test_a_file_that_states_no_guided_views_guides_all_of_them():
+    both = network(**GUIDED, views=2)
+    saved = json.loads(bytes(checkpoint_state(both)['metadata'].tolist()))['network']
+    state = edited(checkpoint_state(both), network={key: value for key, value in saved.items() if key != 'guided_views'})
+    load_checkpoint(network(**GUIDED, views=2, trained=False), state, 'old.pth')
+    with pytest.raises(ValueError, match='old.pth: it belongs to a network with guided_views: 2, but this one has 1'):
+        load_checkpoint(network(**GUIDED, views=2, guided_views=1), state, 'old.pth')
+
+
+@pytest.mark.parametrize('views', [{'views': 2}, {'views': 2, 'guided_views': 1}])
+def test_all_but_the_head_may_come_from_a_network_of_other_views_and_another_head(views):
+    one, two = network(**GUIDED), network(**GUIDED, **views, head='linear')
     for parameter in (*two.guide.parameters(), *two.injection.parameters()):
         torch.nn.init.zeros_(parameter)
     head = {name: tensor.clone() for name, tensor in two.head.state_dict().items()}

@@ -61,6 +61,13 @@ def test_an_aggregation_of_other_weights_has_other_features(path, tmp_path):
     assert FeatureCache(tmp_path, net).read(path) is None
 
 
+def test_features_of_two_views_depend_on_how_many_are_guided(path, tmp_path):
+    one, two = (network(**GUIDED, views=2, guided_views=guided) for guided in (1, 2))
+    FeatureCache(tmp_path, one).write(path, torch.zeros(3))
+    assert FeatureCache(tmp_path, two).read(path) is None
+    assert FeatureCache(tmp_path, one).read(path) is not None
+
+
 def test_guidance_and_head_do_not_matter(path, tmp_path):
     FeatureCache(tmp_path, network()).write(path, torch.zeros(3))
     assert FeatureCache(tmp_path, network(**GUIDED, head='linear')).read(path) is not None

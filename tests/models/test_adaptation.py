@@ -86,6 +86,16 @@ def test_after_the_last_step_the_head_is_fitted(run):
         assert all(net(dataset[place]['img'][None]).isfinite() for place in range(len(dataset)))
 
 
+def test_of_two_views_the_whole_is_adapted_and_the_head_reads_both(options, tmp_path):
+    options['network'] |= {'views': 2, 'guided_views': 1}
+    options['datasets']['train']['input_size'] = options['datasets']['val']['input_size'] = None
+    train(options, root=tmp_path)
+    net = network(options, pretrained_model_path=str(models(tmp_path) / 'net_best.pth'))
+    whole = net.msfa.width
+    assert net.is_trained and len(net.head.mean) == whole + net.msfa.pooled_width
+    assert net.head.weight[whole:].any() and net.head.weight[net.msfa.pooled_width : whole].any()
+
+
 @pytest.mark.parametrize('guided', [True, False])
 def test_the_cached_trunk_gives_the_features_of_the_whole_network(guided, options, tmp_path):
     if not guided:
