@@ -338,11 +338,9 @@ class AlignIQAModel(GeneralIQAModel):
             dataset: the training images, if they are built already.
         """
         self.started = True
-        section = self.opt['datasets']['train']
         if self.opt['train'].get('ridge_alpha') is None and self.adaptation is None:
             return
-        if dataset is None or section.get('augment'):
-            dataset = build_dataset({key: value for key, value in section.items() if key != 'augment'})
+        dataset = self._unchanged_images(dataset)
         if self.adaptation is None:
             # a head that is fitted before a training must not read features that the training changes
             columns = self.net.pooled_columns if self.trained else slice(None)
@@ -367,8 +365,16 @@ class AlignIQAModel(GeneralIQAModel):
         load_checkpoint(self.net, read_weights(path, 'net'), str(path))
         forward = self.adaptation.features if self.adaptation.trunk else None
         self.adaptation = self.average = self.cache = None  # nobody asks for the features of this network again
-        self._fit(dataset, forward=forward)
+        self._fit(self._unchanged_images(dataset), forward=forward)
         self.save_network(self.net, path.stem)
+
+    def _unchanged_images(self, dataset: BaseIQADataset | None) -> BaseIQADataset:
+        """The training images without augmentation and copies, which a head is fitted to."""
+        section, changes = self.opt['datasets']['train'], ('augment', 'with_copy')
+        if dataset is not None and not any(section.get(key) for key in changes):
+            return dataset
+        unchanged = {key: value for key, value in section.items() if key not in changes}
+        return build_dataset(unchanged if dataset is None else unchanged | {'check_images': False})  # they were checked
 
     def _fit(self, dataset: BaseIQADataset, *, columns: slice | list[int] = slice(None), forward: Forward | None = None) -> Fit:
         train_opt = self.opt['train']

@@ -9,7 +9,7 @@ from align_iqa_plugin.archs.pretrained import create_align_iqa
 from align_iqa_plugin.data.feature_cache import TrunkCache
 from align_iqa_plugin.models import trainer
 from align_iqa_plugin.models.adaptation import Adaptation
-from align_iqa_plugin.models.fit import rated_features
+from align_iqa_plugin.models.fit import fit_head, rated_features
 from align_iqa_plugin.models.losses import order_loss
 from align_iqa_plugin.models.trainer import train
 from align_iqa_plugin.models.training_state import latest_training_state
@@ -84,6 +84,24 @@ def test_after_the_last_step_the_head_is_fitted(run):
     assert net.is_trained
     with torch.no_grad():
         assert all(net(dataset[place]['img'][None]).isfinite() for place in range(len(dataset)))
+
+
+def test_the_head_is_fitted_to_images_without_augmentation_and_copies(options, tmp_path):
+    options['datasets']['train']['augment'] = {'hflip': True}
+    train(options, root=tmp_path)
+    net = network(options, pretrained_model_path=str(models(tmp_path) / 'net_best.pth'))
+    fitted = net.head.state_dict()
+    section = {key: value for key, value in options['datasets']['train'].items() if key not in ('augment', 'with_copy')}
+    train_options = options['train']
+    fit_head(
+        net,
+        build_dataset(section | {'phase': 'train'}),
+        alpha=train_options['ridge_alpha'],
+        device=CPU,
+        order_share=train_options['order_share'],
+    )
+    for name, value in net.head.state_dict().items():
+        torch.testing.assert_close(value, fitted[name], atol=1e-3, rtol=1e-3)
 
 
 def test_of_two_views_the_whole_is_adapted_and_the_head_reads_both(options, tmp_path):
