@@ -164,10 +164,11 @@ class _Loop:
             print_every=self.log_opt.get('print_freq') or PRINT_EVERY,
             tb_logger=self.tb_logger,
         )
-        self.stop.can_wait, data = True, None
+        data = None
         try:
             if self.start == 0 and self.model.has_fitted_start:
                 self._validate()  # what the training has to beat
+            self.stop.can_wait = True
             section = self.options['datasets']['train']
             data = iter(build_loader(Samples(self.train_set, self.seed), section, batch_sampler=self.batches))
             while self.iteration < self.total and not self._out_of_patience():
@@ -177,6 +178,7 @@ class _Loop:
                 progress.update(self.iteration, self.model.log_dict, rate, self._latest_metrics())
                 self._validate_and_save()
             self.model.save_network(self.model.net, 'net', -1)
+            self.stop.can_wait = False  # no iteration follows that would look for a signal
             self.model.finish(self.train_set)
         except (FloatingPointError, OSError) as error:
             raise TrainingError(self._reason(error)) from error

@@ -1,4 +1,6 @@
 import copy
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from pyiqa.data import build_dataset
 
 from align_iqa_plugin.archs.pretrained import create_align_iqa
 from align_iqa_plugin.data.feature_cache import TrunkCache
-from align_iqa_plugin.models import trainer
+from align_iqa_plugin.models import align_iqa_model, trainer
 from align_iqa_plugin.models.adaptation import Adaptation
 from align_iqa_plugin.models.fit import fit_head, rated_features
 from align_iqa_plugin.models.losses import order_loss
@@ -154,6 +156,23 @@ def test_a_training_that_is_cut_off_ends_as_one_that_is_not(run, monkeypatch):
     one, other = (latest_training_state(place / 'experiments/tiny/training_states') for place in (root, root / 'again'))
     assert all(torch.equal(one['model']['net'][name], value) for name, value in other['model']['net'].items())
     files = [torch.load(models(place) / 'net_best.pth', weights_only=True)['params'] for place in (root, root / 'again')]
+    assert all(torch.equal(files[0][name], value) for name, value in files[1].items())
+
+
+def test_a_signal_stops_the_fit_after_the_last_step_and_resume_makes_up_for_it(run, monkeypatch):
+    _, options, root = run
+    fit = align_iqa_model.fit_head
+
+    def stopped(*args, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return fit(*args, **options)
+
+    monkeypatch.setattr(align_iqa_model, 'fit_head', stopped)
+    with pytest.raises(trainer.Interrupted, match='stopped at once'):
+        train(copy.deepcopy(options), root=root / 'stopped')
+    monkeypatch.setattr(align_iqa_model, 'fit_head', fit)
+    train(copy.deepcopy(options), root=root / 'stopped', resume=True)
+    files = [torch.load(models(place) / 'net_best.pth', weights_only=True)['params'] for place in (root, root / 'stopped')]
     assert all(torch.equal(files[0][name], value) for name, value in files[1].items())
 
 

@@ -12,7 +12,7 @@ from filelock import FileLock
 from PIL import Image
 from pyiqa.utils import get_root_logger
 
-from align_iqa_plugin.models import run_options
+from align_iqa_plugin.models import align_iqa_model, run_options
 from align_iqa_plugin.models import trainer as training
 from align_iqa_plugin.models.options_file import read_file
 from align_iqa_plugin.models.trainer import Interrupted, TrainingError, train
@@ -202,8 +202,10 @@ def test_a_signal_saves_after_the_iteration_and_the_run_can_go_on(
         assert differences(net(tmp_path), net(uninterrupted[0])) == []
 
 
-def test_a_signal_before_the_first_iteration_stops_at_once(tiny_options, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, 'build_model', lambda options: os.kill(os.getpid(), signal.SIGTERM))
+@pytest.mark.parametrize('place', ['build_model', 'validation_metrics'])
+def test_a_signal_before_the_first_iteration_stops_at_once(place, tiny_options, tmp_path, monkeypatch):
+    owner = training if place == 'build_model' else align_iqa_model
+    monkeypatch.setattr(owner, place, lambda *arguments: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted, match='stopped at once'):
         train(tiny_options, root=tmp_path)
 
