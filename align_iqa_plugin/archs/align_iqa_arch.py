@@ -244,9 +244,8 @@ class AlignIQA(nn.Module):
     @property
     def pooled_columns(self) -> list[int]:
         """The entries of the vector that no trained parameter of the aggregation moves."""
-        second = self.msfa.pooled_width if self.guided_views > 1 else self.plain_width
-        widths = [self.msfa.pooled_width, second][: self.views]
-        return [view * self.msfa.width + column for view, width in enumerate(widths) for column in range(width)]
+        columns: list[int] = self.column_weights(pyramid=0).nonzero().flatten().tolist()
+        return columns
 
     @property
     def is_trained(self) -> bool:

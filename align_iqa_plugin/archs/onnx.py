@@ -70,19 +70,17 @@ class _AnySize(nn.Module):
     def forward(self, image: Float[Tensor, 'b 3 h w']) -> Float[Tensor, 'b k']:
         image = image.clamp(0, 1)
         views = [image, centre(image)][: self.network.views]
-        guided = [place < self.network.guided_views for place in range(len(views))]
-        return self.network.head(torch.cat([self._features(*view) for view in zip(views, guided, strict=True)], 1))
+        guided, plain = views[: self.network.guided_views], views[self.network.guided_views :]
+        vectors = [self.network.msfa(*self._stages(view, self.network.guide, self.network.injection)) for view in guided]
+        return self.network.head(torch.cat(vectors + [pool_stages(*self._stages(view)) for view in plain], 1))
 
-    def _features(self, image: Tensor, guided: bool) -> Tensor:
-        backbone, guide = self.network.backbone, self.network.guide if guided else None
-        guidance = guide(image, None) if guide else None
+    def _stages(self, image: Tensor, guide: nn.Module | None = None, injection: nn.ModuleDict | None = None) -> Any:
+        backbone, guidance = self.network.backbone, guide(image, None) if guide else None
         rows, columns = self._patches(image)
         size = [rows * backbone.patch_size, columns * backbone.patch_size]
         view = F.interpolate(image, size=size, mode='bicubic', antialias=True, align_corners=False).clamp(0, 1)
         tokens = backbone.embed((view - backbone.mean) / backbone.std)
-        injection = self.network.injection if guided else None
-        stages = backbone.stages_from({-1: tokens}, (rows, columns), injection, guidance)
-        return self.network.msfa(*stages) if guided else pool_stages(*stages)
+        return backbone.stages_from({-1: tokens}, (rows, columns), injection, guidance)
 
     def _patches(self, image: Tensor) -> tuple[int, int]:
         """Rows and columns of patches that `backbone.view_size` gives."""

@@ -114,6 +114,8 @@ def test_of_two_views_the_whole_is_adapted_and_the_head_reads_both(options, tmp_
     whole = net.msfa.width
     assert net.is_trained and len(net.head.mean) == whole + net.msfa.pooled_width
     assert net.head.weight[whole:].any() and net.head.weight[net.msfa.pooled_width : whole].any()
+    last = torch.load(models(tmp_path) / 'net_latest.pth', weights_only=True)['params']
+    assert all(last[f'injection.{block}.gate'].any() for block in net.injection)
 
 
 @pytest.mark.parametrize('guided', [True, False])
