@@ -43,8 +43,6 @@ class AlignIQAScore(Metric):
     is_differentiable = True
     higher_is_better = True
     full_state_update = False
-    plot_lower_bound = 0.0
-    plot_upper_bound = 5.0
     feature_network = 'network'  # what torchmetrics shares between the metrics of a collection
 
     sum_scores: Tensor
@@ -63,13 +61,22 @@ class AlignIQAScore(Metric):
         self.reduction = reduction
         network = create_align_iqa(pretrained=True, pretrained_model_path=pretrained_model_path)
         self.network = network.requires_grad_(False).eval()
-        if network.score_range:
-            self.plot_lower_bound, self.plot_upper_bound = network.score_range
         if reduction == 'none':
             self.add_state('scores', [], dist_reduce_fx='cat')
         else:
             self.add_state('sum_scores', torch.tensor(0.0), dist_reduce_fx='sum')
             self.add_state('num_scores', torch.tensor(0), dist_reduce_fx='sum')
+
+    # properties, since torchmetrics forbids to set these attributes of an instance
+    @property
+    def plot_lower_bound(self) -> float | None:  # type: ignore[override]
+        """The lowest possible rating, where `plot` begins; None where the weights do not state it."""
+        return self.network.score_range[0] if self.network.score_range else None
+
+    @property
+    def plot_upper_bound(self) -> float | None:  # type: ignore[override]
+        """The highest possible rating."""
+        return self.network.score_range[1] if self.network.score_range else None
 
     def train(self, mode: bool = True) -> 'AlignIQAScore':
         """The network stays in evaluation mode."""
@@ -99,3 +106,12 @@ class AlignIQAScore(Metric):
         if self.reduction == 'none':
             return dim_zero_cat(self.scores)
         return self.sum_scores / self.num_scores if self.reduction == 'mean' else self.sum_scores
+
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
+        """Draw values, by default that of `compute`, on the scale of the ratings: a matplotlib figure and its axes.
+
+        Args:
+            val: a value, or one for each step.
+            ax: matplotlib axes to draw into.
+        """
+        return self._plot(val, ax)

@@ -22,6 +22,7 @@ def small(monkeypatch):
     network = AlignIQA(backbone='test_vit', backbone_weights='random', input_size=32, stages=2, head='linear')
     torch.nn.init.normal_(network.head.weight)
     network.is_trained = True
+    network.score_range = (1.0, 9.0)
     monkeypatch.setattr(plugin, 'create_align_iqa', lambda **keywords: network)
     return network.eval()
 
@@ -94,3 +95,18 @@ def test_the_network_stays_frozen_and_in_evaluation_mode():
 def test_an_unknown_reduction_is_named():
     with pytest.raises(ValueError, match="'median': choose from mean, sum, none"):
         plugin.AlignIQAScore(reduction='median')
+
+
+def test_a_plot_spans_the_scale_of_the_ratings(small):
+    pytest.importorskip('matplotlib')
+    metric = plugin.AlignIQAScore()
+    metric.update(IMAGES)
+    assert metric.plot()[1].get_ylim() == (1, 9)
+    small.score_range = None
+    metric.plot()
+
+
+def test_the_packaged_network_is_a_metric(monkeypatch):
+    monkeypatch.undo()
+    metric = plugin.AlignIQAScore()
+    assert (metric.plot_lower_bound, metric.plot_upper_bound) == metric.network.score_range
