@@ -94,7 +94,11 @@ def _print(problem, found, posterior, reliable) -> None:
         typer.echo(f'{name:26}' + ''.join(f'{each!s:26}' for each in change).rstrip())
     if posterior.slope == 0:
         typer.echo('The score before the fit contradicts the ratings, and was not used.')
-    if all(change.difference.low <= 0 for change in found.values()):
+    if any(change.difference.high < 0 for change in found.values()):
+        typer.echo(
+            'The fit agrees less with ratings that it has not seen than the score before: keep that, or rate more images.'
+        )
+    elif all(change.difference.low <= 0 for change in found.values()):
         typer.echo('The ratings are too few to show that the fit is better than the score before: rate more images.')
     if reliable and reliable[1] < 0.4:
         typer.echo(f'The ratings contradict each other: over {reliable[0]}, they agree by {reliable[1]:.2f} of 1.')

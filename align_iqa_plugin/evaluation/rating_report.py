@@ -78,7 +78,9 @@ def learning_curve(
     """By number of ratings: how well fits to so many, drawn by groups, order the images of the other groups.
 
     SRCC, or of pairs the share in the right order; with 0 ratings, those of the prior. A quarter of the ratings is left out of
-    each draw; the largest number is what remains, or a little less, where a prompt would be on both sides.
+    each draw; the largest number is what remains, or a little less, where a prompt would be on both sides. A draw does not
+    count where the ratings left out are too few or all the same, so that they have no order; where none counts, there is no
+    curve.
     """
     curve: dict[int, list[float]] = {}
     groups = problem.groups.unique()
@@ -88,14 +90,18 @@ def learning_curve(
         order = torch.cat([(problem.groups == group).nonzero()[:, 0] for group in shuffled])
         out = torch.isin(problem.groups, problem.groups[order[most:]].unique())
         order = order[~out[order]]
+        drawn: dict[int, float] = {}
         for size in (0, *(size for size in SIZES if size < most), most):
             rows = order[:size]
             if size and len(problem.groups[rows].unique()) < 2:
                 continue
             scores = problem.scores(problem.fit(rows)) if size else problem.prior
-            curve.setdefault(size, []).append(_order(problem, scores, out))
+            drawn[size] = _order(problem, scores, out)
+        if np.isfinite([*drawn.values()]).all():
+            for size, value in drawn.items():
+                curve.setdefault(size, []).append(value)
         advance()
-    return {size: values for size, values in curve.items() if len(values) == draws and np.isfinite(values).all()}
+    return {size: values for size, values in curve.items() if len(values) == len(curve[0])}
 
 
 def reliability(problem: RatingProblem) -> tuple[str, float] | None:
@@ -130,17 +136,21 @@ def draw_report(path: Path, problem: RatingProblem, predicted: Tensor, curve: di
 
     figure = Figure(figsize=(9, 4), layout='constrained')
     left, right = figure.subplots(1, 2)
-    sizes = list(curve)
-    means = [np.mean(values) for values in curve.values()]
-    changes = [np.subtract(values, curve[0]) for values in curve.values()]  # the images differ between draws: paired
-    spread = [1.96 * np.std(change) / len(change) ** 0.5 for change in changes]
-    left.errorbar(sizes, means, yerr=spread, marker='o', capsize=3, color='C0')
-    left.axhline(means[0], color='0.6', linestyle='--', label='before the fit')
-    left.set(xscale='symlog', xlim=(-0.5, 1.3 * sizes[-1]), xlabel='ratings')
-    left.set_ylabel('SRCC' if problem.second is None else 'pairs in order')
-    left.set_xticks(sizes, [str(size) for size in sizes])
+    if curve:
+        sizes = list(curve)
+        means = [np.mean(values) for values in curve.values()]
+        changes = [np.subtract(values, curve[0]) for values in curve.values()]  # the images differ between draws: paired
+        spread = [1.96 * np.std(change) / len(change) ** 0.5 for change in changes]
+        left.errorbar(sizes, means, yerr=spread, marker='o', capsize=3, color='C0')
+        left.axhline(means[0], color='0.6', linestyle='--', label='before the fit')
+        left.set(xscale='symlog', xlim=(-0.5, 1.3 * sizes[-1]), xlabel='ratings')
+        left.set_ylabel('SRCC' if problem.second is None else 'pairs in order')
+        left.set_xticks(sizes, [str(size) for size in sizes])
+        left.legend(frameon=False)
+    else:
+        left.set_axis_off()
+        left.text(0.5, 0.5, 'too few ratings,\nor too few different ones', ha='center', va='center')
     left.set_title('Ratings that were left out')
-    left.legend(frameon=False)
     if problem.second is None:
         scores, ratings = _by_image(problem, predicted), _by_image(problem, problem.values)
         right.scatter(scores, ratings, s=12, alpha=0.6, color='C0')

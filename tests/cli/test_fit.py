@@ -102,14 +102,26 @@ def test_a_second_run_reads_no_picture_again(work, tmp_path, monkeypatch):
     assert fitted(work, table, tmp_path)[0].exit_code == 0
 
 
-def test_ratings_at_random_are_said_to_be_too_few_and_contradictory(work, tmp_path):
+def test_ratings_at_random_are_said_to_teach_nothing_and_to_contradict_each_other(work, tmp_path):
     root, _ = work
     draws = random.Random(0)
     rows = [[f'{number % 20:02}.png', draws.random(), f'{number // 20}'] for number in range(60)]
     result, _ = fitted(work, write(root, 'random.csv', [['image', 'score', 'rater'], *rows]), tmp_path)
     assert result.exit_code == 0, result.output
     assert '60 ratings of 20 images, 3 raters.' in result.stdout
-    assert 'too few' in result.stdout and 'contradict each other' in result.stdout
+    assert 'rate more images' in result.stdout and 'contradict each other' in result.stdout
+
+
+def test_a_fit_that_does_harm_is_said_to_be_worse(work, tmp_path, monkeypatch):
+    root, shades = work
+    # a cross-validation that predicts the reverse of each rating
+    monkeypatch.setattr('align_iqa_plugin.evaluation.rating_report.cross_validated', lambda problem, advance: -problem.values)
+    table = write(root, 'harm.csv', [['image', 'score'], *([f'{n:02}.png', shade] for n, shade in enumerate(shades))])
+    result, _ = fitted(work, table, tmp_path)
+    assert (
+        result.exit_code == 0 and 'The fit agrees less with ratings that it has not seen than the score before' in result.stdout
+    )
+    assert 'too few' not in result.stdout
 
 
 @pytest.mark.parametrize(

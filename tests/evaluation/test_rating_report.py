@@ -5,7 +5,7 @@ from scipy.stats import spearmanr
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.data.ratings import Ratings
-from align_iqa_plugin.evaluation.rating_report import correlations_of, cross_validated, learning_curve, reliability
+from align_iqa_plugin.evaluation.rating_report import correlations_of, cross_validated, draw_report, learning_curve, reliability
 from align_iqa_plugin.models.rating_fit import RatingProblem
 
 
@@ -49,6 +49,21 @@ def test_the_curve_begins_with_the_prior_and_rises_with_ratings():
     curve = learning_curve(found, draws=4)
     assert list(curve)[0] == 0 and max(curve) >= 100
     assert np.mean(curve[max(curve)]) > np.mean(curve[0]) + 0.05
+
+
+@pytest.mark.parametrize('count', [6, 7, 24])
+def test_ratings_of_which_some_draws_have_no_order_are_drawn_all_the_same(count, tmp_path):
+    found = problem(lambda x: [1.0 if number % 6 else 2.0 for number in range(count)], count)
+    curve = learning_curve(found, draws=4)
+    assert all(np.isfinite(values).all() for values in curve.values())
+    draw_report(tmp_path / 'fit.png', found, cross_validated(found), curve)
+    assert (tmp_path / 'fit.png').stat().st_size > 1000
+
+
+def test_a_draw_without_an_order_takes_no_other_draw_with_it():
+    found = problem(lambda x: [float(number % 8 == 0) for number in range(24)], 24)
+    lengths = {len(values) for values in learning_curve(found, draws=10).values()}
+    assert len(lengths) == 1 and 0 < lengths.pop() < 10
 
 
 def test_pairs_are_counted_that_are_in_order():
