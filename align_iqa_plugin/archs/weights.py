@@ -20,6 +20,7 @@ PACKAGED_MODEL_CARD = PACKAGED / 'align_iqa_agiqa3k.json'
 PACKAGED_FAST_FILE = PACKAGED / 'align_iqa_fast_agiqa3k.safetensors'
 PACKAGED_FAST_CARD = PACKAGED / 'align_iqa_fast_agiqa3k.json'
 PACKAGED_MAP_FILE = PACKAGED / 'quality_map.safetensors'
+PACKAGED_TRAINING_IMAGES = PACKAGED / 'training_images.txt'
 PACKAGED_MODELS = dict(zip(PACKAGED_NAMES, (PACKAGED_MODEL_FILE, PACKAGED_FAST_FILE), strict=True))
 
 

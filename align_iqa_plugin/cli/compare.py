@@ -127,7 +127,7 @@ def compare(
         summary = write_results(out, scores, copies, costs, made)
     except OSError as error:
         stop('compare', 1, f'{error.strerror or error}. The scores are kept. For the results, give the command again.')
-    show_leaderboard(summary, costs)
+    show_leaderboard(summary, costs, tables)
     show_behaviour(summary)
     reasons = [*scores['reason'], *copies.loc[copies['copy'] != 'original', 'reason']]
     failed = len(reasons) - reasons.count('')

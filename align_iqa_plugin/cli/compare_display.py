@@ -12,12 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from align_iqa_plugin.cli.errors import say
+from align_iqa_plugin.register import CONFIGS
 from align_iqa_plugin.runtime.errors import printable
 
 if TYPE_CHECKING:
     import pandas
 
     from align_iqa_plugin.compare.run import Show
+    from align_iqa_plugin.compare.store import LabelledImage
 
 
 @contextmanager
@@ -37,13 +40,16 @@ def show_progress(total: int) -> 'Iterator[Show]':
         yield show
 
 
-def show_leaderboard(summary: Mapping, costs: 'pandas.DataFrame') -> None:
-    """Print a table of the metrics of each data set, best first.
+def show_leaderboard(summary: Mapping, costs: 'pandas.DataFrame', images: 'Mapping[str, Sequence[LabelledImage]]') -> None:
+    """Print a table of the metrics of each data set, best first, and whether this package's own was fitted to its images.
 
     Args:
         summary: of `compare.statistics.summarise`.
         costs: the metric table of a store.
+        images: of each data set.
     """
+    from align_iqa_plugin.data.training_images import fitted_to
+
     seconds = dict(zip(costs['metric'], costs['seconds'], strict=True))
     for name, dataset in summary['datasets'].items():
         table = Table(box=box.SIMPLE, title=Text(f'{printable(name)}: correlation with the MOS of {dataset["n"]} images'))
@@ -61,6 +67,13 @@ def show_leaderboard(summary: Mapping, costs: 'pandas.DataFrame') -> None:
                 '' if seconds[metric] != seconds[metric] else f'{seconds[metric] * 1000:.1f} ms',
             )
         Console(width=None if sys.stdout.isatty() else 200).print(table)
+        fitted = ' and '.join(name for name in CONFIGS if name in dataset['metrics'])
+        seen = fitted_to(image.sha256 for image in images[name])
+        if fitted and seen:
+            say(
+                f'NOTE: {fitted} was fitted to {seen:,} of the images of {printable(name)}, so its numbers are too high. '
+                f'Those of AGIQA-3K that it has not seen: --split 1 --phase test.'
+            )
 
 
 def show_behaviour(summary: Mapping) -> None:

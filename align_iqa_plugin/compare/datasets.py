@@ -85,7 +85,7 @@ def read_dataset(
         phase: 'train', 'val' or 'test', in place of the one in the options; by default test.
 
     Raises:
-        ValueError: the labels cannot be used; the message names the file and the row.
+        ValueError: the labels cannot be used, the message names the file and the row; or a phase of no split.
     """
     for key in UNUSABLE:
         if options.get(key):
@@ -95,6 +95,8 @@ def read_dataset(
         options['split_index'] = (
             split_name(int(split), ratio=str(options.get('split_ratio', '712'))) if split.isdecimal() else split
         )
+    if phase is not None and options.get('split_index') is None:
+        raise ValueError(f'{options.get("name")}: --phase {phase} needs a split: add --split, or leave it out for all images.')
     named = {f'{kind}_column': name for kind, name in (columns or {}).items() if name is not None}
     own = options.get('type') == 'AIGCIQADataset'
     if named and not own:

@@ -58,6 +58,8 @@ def read_tables(
         seed: of the other prompts.
     """
     sections = read_yaml(option_file) if option_file else {}
+    if samples and not names and not sections and (split or phase):
+        raise ValueError('the samples are in no split: leave out --split and --phase.')
     tables = {SAMPLES: sample_images()} if samples else {}
     for name in dict.fromkeys([*names, *sections]):
         called = Path(name).stem

@@ -1,5 +1,6 @@
 """`align-iqa compare`: from names of metrics and data sets to a folder with every score, and an exit status that tells."""
 
+import hashlib
 import json
 import os
 import random
@@ -348,6 +349,24 @@ def test_split_and_phase_choose_the_images(page, data, tmp_path):
         assert run(*common, '--phase', phase, '--out', tmp_path / phase).exit_code == 0
     images = [set(pd.read_csv(tmp_path / phase / 'scores.csv', dtype=str)['image']) for phase in ('train', 'val', 'test')]
     assert len(set.union(*images)) == sum(map(len, images)) == 40
+
+
+@pytest.mark.parametrize('arguments', [['-d', 'agiqa3k', '--phase', 'test'], ['--samples', '--phase', 'test']])
+def test_a_phase_without_a_split_is_refused(page, data, tmp_path, arguments):
+    result = run('-m', 'entropy', *arguments, '--data', data, '--out', tmp_path / 'out')
+    assert result.exit_code == 2 and 'split' in result.stderr, result.output
+    assert not (tmp_path / 'out').exists()
+
+
+def test_images_that_the_metric_was_fitted_to_are_counted(page, data, tmp_path, monkeypatch):
+    digests = {
+        hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in sorted((data / 'AGIQA-3K' / 'images').iterdir())[:3]
+    }
+    monkeypatch.setattr('align_iqa_plugin.data.training_images._known', lambda: digests)
+    common = ['-d', 'agiqa3k', '--data', data, '--out', tmp_path / 'out']
+    assert 'fitted' not in run('-m', 'entropy', *common).stderr
+    result = run('-m', 'entropy', 'align_iqa', *common)
+    assert 'NOTE: align_iqa was fitted to 3 of the images of agiqa3k' in result.stderr
 
 
 def test_columns_of_tables_and_releases_are_named_as_in_the_other_commands(page, data, tmp_path):

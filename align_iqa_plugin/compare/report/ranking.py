@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from align_iqa_plugin.compare.report.leaderboard import counted, field_form, interval_of, ranked, seconds_of, value_of
+from align_iqa_plugin.data.training_images import fitted_to
+from align_iqa_plugin.register import CONFIGS
 
 STRATA = {'generator': 'generator', 'style': 'style', 'prompt_length': 'length of the prompt'}
 
@@ -104,7 +106,7 @@ def dataset_view(
         'rows': [
             {
                 'metric': metric,
-                'note': _notes(row, scores[scores['metric'] == metric]),
+                'note': _notes(metric, row, scores[scores['metric'] == metric]),
                 'cells': [_cell(column, metric, row, best[column.key], low) for column in columns],
             }
             for metric, row in rows.items()
@@ -192,12 +194,14 @@ def _whisker(estimate: object, low: float) -> dict:
     }
 
 
-def _notes(row: Mapping, scores: pd.DataFrame) -> str:
+def _notes(metric: str, row: Mapping, scores: pd.DataFrame) -> str:
     notes = []
     if row['lower_better']:
         notes.append('lower is better')
     if scores['uses_prompt'].any():
         notes.append('reads the prompt')
+    if seen := fitted_to(scores['sha256']) if metric in CONFIGS else 0:
+        notes.append(f'was fitted to {seen:,} of these images')
     return ', '.join(notes)
 
 
