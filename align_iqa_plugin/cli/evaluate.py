@@ -9,6 +9,8 @@ import typer
 
 from align_iqa_plugin.cli.errors import fail, stop
 
+BATCH_SIZE = 16
+
 
 def evaluate(
     data: Annotated[Path, typer.Argument(help='Folder of the data set (with data.csv), or its table.')],
@@ -23,7 +25,14 @@ def evaluate(
         typer.Option('--opt', help='The training file of the checkpoint: its network, and the columns of its data.'),
     ] = None,
     device: Annotated[str | None, typer.Option(help='cpu, cuda, cuda:1 ...; the GPU if there is one.')] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help='Images that go through the network together; one by one where their sizes differ.',
+            show_default=f'that of --opt, else {BATCH_SIZE}',
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help='Also write the numbers and every score to this JSON file.')] = None,
 ) -> None:
     """Print SRCC, PLCC (raw, and after the 4-parameter logistic fit), KRCC, RMSE and the number of images."""
@@ -48,8 +57,9 @@ def evaluate(
         from align_iqa_plugin.runtime.atomic import atomic_write
 
         options = {'datasets': {}, 'network': {}} if option is None else read_options(option)
+        section = options['datasets'].get('val', {})
         dataset = AIGCIQADataset(
-            options['datasets'].get('val', {})
+            section
             | {
                 'name': data.name,
                 'phase': phase,
@@ -57,9 +67,12 @@ def evaluate(
                 'dataroot_target': str(data if is_folder else data.parent),
                 'split_index': int(split) if split.isdecimal() else split,
                 'split_ratio': '712',
-                'batch_size_per_gpu': batch_size,
+                'batch_size_per_gpu': 1,  # images of several sizes are no error here
+                'check_images': True,
             }
         )
+        if dataset.shares_batches:
+            dataset.opt['batch_size_per_gpu'] = batch_size or section.get('batch_size_per_gpu', BATCH_SIZE)
         network = {key: value for key, value in options['network'].items() if key != 'type'}
         network |= {'pretrained_model_path': str(weights)} if weights else {'pretrained': True}
         metric = create_align_iqa(**network)

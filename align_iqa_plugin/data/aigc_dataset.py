@@ -90,6 +90,7 @@ class AIGCIQADataset(BaseIQADataset):
         labels.raise_problems()
         if not rows:
             raise LabelError(f"'{labels.source}': {split} has no row for the phase {self.phase!r}.")
+        self._sizes = sizes
         self._check_one_size(sizes)
 
         missing = {name: sum(math.isnan(row.further_scores[i]) for row in rows) for i, name in enumerate(columns)}
@@ -157,6 +158,11 @@ class AIGCIQADataset(BaseIQADataset):
         """The images of the phase, sample by sample."""
         return [path for path, *_ in self.paths_mos]
 
+    @property
+    def shares_batches(self) -> bool:
+        """Whether the images, as far as `check_images` looked at them, have one size as samples."""
+        return self._have_one_size(self._sizes)
+
     def check_images(self, indices: Iterable[int] | None = None) -> None:
         """Decode images in `num_worker_per_gpu` processes, to find all problems before a training meets the first.
 
@@ -179,10 +185,14 @@ class AIGCIQADataset(BaseIQADataset):
         problems, sizes = decode_images(paths, self.opt.get('input_size'), workers=workers)
         return [(row, problems[path]) for row, path in path_of.items() if path in problems], sizes
 
+    def _have_one_size(self, sizes: set[tuple[int, int]]) -> bool:
+        """Whether images of these sizes have one as samples: transforms that crop, pad or resize give it to all."""
+        return len(sizes) < 2 or not KEEP_SIZE.issuperset(_transforms(self.opt))
+
     def _check_one_size(self, sizes: set[tuple[int, int]]) -> None:
         """Raise LabelError where images of these sizes (height, width) cannot be put into a batch."""
         batch_size = self.opt.get('batch_size_per_gpu') or 1
-        if batch_size == 1 or len(sizes) < 2 or not KEEP_SIZE.issuperset(_transforms(self.opt)):
+        if batch_size == 1 or self._have_one_size(sizes):
             return
         named = ', '.join(f'{height} x {width}' for height, width in sorted(sizes)[:4]) + (' ...' if len(sizes) > 4 else '')
         square = all(height == width for height, width in sizes)

@@ -4,9 +4,12 @@ import json
 import shutil
 
 import pytest
+import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
+from align_iqa_plugin.archs.pretrained import read_network
 from align_iqa_plugin.cli import app
 from align_iqa_plugin.evaluation.predict import Predictions
 
@@ -62,6 +65,56 @@ def test_the_official_test_images_of_a_release_are_evaluated(small_releases, sma
     assert result.exit_code == 0, result.output
     images = json.loads((tmp_path / 'numbers.json').read_text())['images']
     assert [each['image'] for each in images] == [f'ss0{i % 3 + 1} ({i}).jpg' for i in range(40, 48)]
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """The numbers of images that the network was given together."""
+    found, forward = [], AlignIQA.forward
+
+    def spy(network, image, *arguments, **keywords):
+        found.append(len(image))
+        return forward(network, image, *arguments, **keywords)
+
+    monkeypatch.setattr(AlignIQA, 'forward', spy)
+    return found
+
+
+@pytest.fixture
+def own_options(tiny_options, small_weights, tmp_path):
+    """The words for an option file that departs from the tiny one in its section of validation."""
+
+    def words(**section):
+        tiny_options['datasets']['val'] |= {'image_column': 'name', 'score_column': 'mos', **section}
+        tiny_options['network'] = {'type': 'AlignIQA', **read_network(small_weights, '')}
+        (tmp_path / 'own.yml').write_text(yaml.safe_dump(tiny_options))
+        return ['--opt', tmp_path / 'own.yml', '--weights', small_weights, '--phase', 'train', '--device', 'cpu']
+
+    return words
+
+
+def test_images_of_several_sizes_are_evaluated_one_by_one(rated, small_weights, batches, tmp_path):
+    folder = shutil.copytree(rated, tmp_path / 'rated')
+    Image.new('RGB', (40, 32)).save(folder / '3.png')
+    result = run('evaluate', folder, '--phase', 'train', '--weights', small_weights, '--batch-size', 4, '--device', 'cpu')
+    assert result.exit_code == 0, result.output
+    assert len(batches) > 4 and set(batches) == {1}
+
+
+def test_the_batch_size_of_an_option_file_holds_unless_another_one_is_given(rated, own_options, batches):
+    for given, wanted in (([], 3), (['--batch-size', 2], 2)):
+        batches.clear()
+        result = run('evaluate', rated, *own_options(batch_size_per_gpu=3), *given)
+        assert result.exit_code == 0, result.output
+        assert max(batches) == wanted
+
+
+def test_a_damaged_image_is_a_sentence_where_a_training_would_not_look_for_it(rated, own_options, tmp_path):
+    folder = shutil.copytree(rated, tmp_path / 'rated')
+    for number in range(10):
+        (folder / f'{number}.png').write_bytes(b'no picture %d' % number)
+    result = run('evaluate', folder, *own_options(check_images=False))
+    assert result.exit_code == 2 and 'is not a picture' in result.stderr, result.output
 
 
 def test_no_output_replaces_the_labels(rated):
