@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from align_iqa_plugin.cli.columns import GeneratorColumn, ImageColumn, PromptColumn, ScoreColumn
 from align_iqa_plugin.cli.errors import fail, stop
 
 BATCH_SIZE = 16
@@ -33,6 +34,10 @@ def evaluate(
             show_default=f'that of --opt, else {BATCH_SIZE}',
         ),
     ] = None,
+    image_column: ImageColumn = None,
+    score_column: ScoreColumn = None,
+    prompt_column: PromptColumn = None,
+    generator_column: GeneratorColumn = None,
     output: Annotated[Path | None, typer.Option(help='Also write the numbers and every score to this JSON file.')] = None,
 ) -> None:
     """Print SRCC, PLCC (raw, and after the 4-parameter logistic fit), KRCC, RMSE and the number of images."""
@@ -57,7 +62,9 @@ def evaluate(
         from align_iqa_plugin.runtime.atomic import atomic_write
 
         options = {'datasets': {}, 'network': {}} if option is None else read_options(option)
-        section = options['datasets'].get('val', {})
+        columns = {'image': image_column, 'score': score_column, 'prompt': prompt_column, 'generator': generator_column}
+        named = {f'{kind}_column': name or None for kind, name in columns.items() if name is not None}
+        section = options['datasets'].get('val', {}) | named
         dataset = AIGCIQADataset(
             section
             | {

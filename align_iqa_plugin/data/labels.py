@@ -18,6 +18,7 @@ from align_iqa_plugin.data.uris import is_uri
 from align_iqa_plugin.runtime.atomic import atomic_write
 from align_iqa_plugin.runtime.csv_text import csv_text
 from align_iqa_plugin.runtime.files import expand_home
+from align_iqa_plugin.runtime.names import suggest
 
 WRONG_FOLDER = 20  # more missing images than this, and none found: one problem, that of the folder
 
@@ -132,13 +133,14 @@ def read_labels(
         table, known = read_release_table(expand_home(data), release)
         _check_header(table)
         image_column, score_column, prompt_column = _columns(table, known, image_column, score_column, prompt_column)
+        in_use = [image_column, score_column, prompt_column, *further_score_columns]
+        _check_columns(table, [*in_use, generator_column], prompt_column)
         ranges = {name: bounds for name, bounds in known.score_ranges.items() if bounds} if known else {}
         if score_range:
             ranges[score_column] = (score_range[0], score_range[1])
         names = table.column(image_column)
         scores = [(name, table.column(name)) for name in [score_column, *further_score_columns]]
         prompts = table.column(prompt_column) if prompt_column else [''] * len(names)
-        in_use = [image_column, score_column, prompt_column, *further_score_columns]
         header = _with_generator(table, generator_column, in_use)
     except TableError as error:
         raise LabelError(str(error)) from error
@@ -234,6 +236,13 @@ def _check_header(table: Table) -> None:
         )
     for name in header:
         table.position(name)  # raises where there are two of them
+
+
+def _check_columns(table: Table, names: Sequence[str | None], prompt_column: str | None) -> None:
+    for name in names:
+        if name is not None and name not in table.header:
+            none = " Without prompts: --prompt-column '', or prompt_column: ~ in an option file." * (name == prompt_column)
+            raise TableError(f"'{table.source}' has no column {name!r}{suggest(name, table.header)}{none}")
 
 
 def _columns(

@@ -103,7 +103,10 @@ def test_pyiqas_own_dataset_reads_the_csv(folder, tmp_path):
     [
         (['nowhere.csv', '-o', 'm.csv'], ['nowhere.csv', 'cannot be read']),
         (['{folder}', '-o', 'm.csv', '--image-column', 'fil', '--prompt-column', ''], ["'fil'", "'file'"]),
-        (['{folder}', '-o', 'm.csv', '--image-column', 'file', '--score-column', 'rating'], ["'prompt'", 'caption']),
+        (
+            ['{folder}', '-o', 'm.csv', '--image-column', 'file', '--score-column', 'rating'],
+            ["'prompt'", 'caption', "--prompt-column ''"],
+        ),
         (['{folder}', '-o', 'm.csv', '--release', 'agiqa3k'], ['no table of AGIQA-3K', "'mos_quality'"]),
         (['{folder}', '-o', 'm.csv', '--release', 'none'], ["unknown release 'none'", 'agiqa3k']),
         (['{folder}', '-o', 'no/such/m.csv', *NAMED], ['no/such/m.csv', 'there is no folder']),
@@ -325,7 +328,7 @@ def test_an_unlikely_name_is_only_a_note_where_the_names_were_not_checked_on_the
         (['own.csv'], ['own.csv', 'leads to no image', 'row 2: a.png: there is no such file', 'row 3: b.png']),
         (['own.csv', '--release', 'agiqa3k'], ['no table of AGIQA-3K']),
         (['own.csv', '--release', 'agiqa'], ["unknown release 'agiqa'"]),
-        (['own.csv', '--prompt-column', 'caption'], ["no column 'caption'"]),
+        (['own.csv', '--prompt-column', 'caption'], ["no column 'caption'", "--prompt-column ''"]),
     ],
 )
 def test_what_is_no_data_set_ends_in_status_2_and_a_sentence(tmp_path, monkeypatch, arguments, words):

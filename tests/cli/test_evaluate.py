@@ -109,6 +109,27 @@ def test_the_batch_size_of_an_option_file_holds_unless_another_one_is_given(rate
         assert max(batches) == wanted
 
 
+def test_columns_are_named_as_in_other_commands_and_go_before_those_of_an_option_file(rated, own_options, tmp_path):
+    folder = shutil.copytree(rated, tmp_path / 'rated')
+    rows = ['quality,file,text,maker', *(f'{number},{number}.png,prompt {number},m{number % 2}' for number in range(10))]
+    (folder / 'data.csv').write_text('\n'.join(rows))
+    columns = ['--image-column', 'file', '--score-column', 'quality', '--prompt-column', 'text', '--generator-column', 'maker']
+    words = [*own_options(), *columns, '--split', 'generator_split_m0', '--phase', 'test', '--output', tmp_path / 'out.json']
+    result = run('evaluate', folder, *words)
+    assert result.exit_code == 0, result.output
+    images = json.loads((tmp_path / 'out.json').read_text())['images']
+    assert [(each['image'], each['mos']) for each in images] == [(f'{number}.png', number) for number in range(0, 10, 2)]
+
+
+def test_a_table_without_prompts_is_evaluated_once_it_is_said(rated, small_weights, tmp_path):
+    folder = shutil.copytree(rated, tmp_path / 'rated')
+    (folder / 'data.csv').write_text('\n'.join(['name,mos', *(f'{number}.png,{number}' for number in range(10))]))
+    words = ['evaluate', folder, '--phase', 'train', '--weights', small_weights, '--device', 'cpu']
+    result = run(*words)
+    assert result.exit_code == 2 and "--prompt-column ''" in result.stderr, result.output
+    assert run(*words, '--prompt-column', '').exit_code == 0
+
+
 def test_a_damaged_image_is_a_sentence_where_a_training_would_not_look_for_it(rated, own_options, tmp_path):
     folder = shutil.copytree(rated, tmp_path / 'rated')
     for number in range(10):
