@@ -90,7 +90,7 @@ def _path(folder: str, name: str, number: int, problems: list[tuple[int, str]]) 
     if not name:
         problems.append((number, 'the name of the image is missing.'))
     elif not is_uri(path) and not os.path.isfile(path):
-        problems.append((number, f"'{path}' is not there."))
+        problems.append((number, f"'{path}' is not there; --images names the folder of the images."))
     return path
 
 

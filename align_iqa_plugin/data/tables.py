@@ -18,9 +18,10 @@ from align_iqa_plugin.data.uris import MAX_BYTES, is_uri, read_uri
 from align_iqa_plugin.runtime.csv_text import as_written
 from align_iqa_plugin.runtime.errors import printable
 from align_iqa_plugin.runtime.files import read_bytes
-from align_iqa_plugin.runtime.names import suggest
 
 ENDINGS = ('.csv', '.xlsx', '.parquet')
+
+SHOWN = 30  # columns that an error lists, at most
 
 SEPARATORS = ',;\t'  # of a CSV: the one that gives its header the most cells, where two do so the first
 
@@ -67,7 +68,8 @@ class Table:
         name = next((name for name in names if name in self.header), None)
         if name is None:
             wanted = ' or '.join(map(repr, names))
-            raise TableError(f"'{self.source}' has no column {wanted}{suggest(names[0], self.header)}")
+            there = ', '.join(map(repr, self.header[:SHOWN])) + ' ...' * (len(self.header) > SHOWN)
+            raise TableError(f"'{self.source}' has no column {wanted}: rename the one that holds this; there are {there}.")
         if self.header.count(name) > 1:
             raise TableError(f"'{self.source}' has more than one column {name!r}: give each column its own name.")
         if name in self.unread:

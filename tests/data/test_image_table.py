@@ -59,7 +59,7 @@ def test_a_table_may_have_no_rows(table):
 @pytest.mark.parametrize(
     ('columns', 'reason'),
     [
-        ({'picture': ['a.png']}, "no column 'image' or 'name'; choose from picture"),
+        ({'picture': ['a.png']}, "no column 'image' or 'name': rename .*'picture'"),
         ({'image': ['a.png', ''], 'mos': [1, 2]}, 'row 3: .*name of the image'),
         ({'image': ['a.png'], 'prompt': ['  ']}, 'row 2: .*prompt is empty'),
     ],

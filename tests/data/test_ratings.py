@@ -49,7 +49,7 @@ def test_every_problem_is_named_with_its_row(table):
         read_ratings(table('\n'.join(['image,score,prompt', *rows])))
     message = str(error.value)
     assert '5 problems' in message
-    for row, words in ((2, "'high'"), (3, 'not there'), (4, 'missing'), (5, "'nan'"), (6, 'another prompt')):
+    for row, words in ((2, "'high'"), (3, '--images'), (4, 'missing'), (5, "'nan'"), (6, 'another prompt')):
         assert words in next(line for line in message.splitlines() if f'row {row}:' in line)
 
 
@@ -60,5 +60,5 @@ def test_a_pair_needs_two_images_and_a_known_answer(table):
 
 
 def test_a_table_without_scores_says_which_column_it_lacks(table):
-    with pytest.raises(TableError, match="no column 'score' or 'rating' or 'mos'"):
+    with pytest.raises(TableError, match="no column 'score' or 'rating' or 'mos': rename .*'quality'"):
         read_ratings(table('image,quality\na.png,1\n'))

@@ -50,10 +50,8 @@ def test_a_table_may_have_no_rows(write):
 def test_a_column_is_found_by_the_first_of_its_names(write):
     table = read_table(write(name=['a'], prompt=['b']))
     assert table.column('image', 'name') == ['a'] and table.position('prompt') == 1
-    with pytest.raises(TableError, match="has no column 'picture' or 'file'; choose from name, prompt"):
+    with pytest.raises(TableError, match="has no column 'picture' or 'file': rename .*'name', 'prompt'"):
         table.column('picture', 'file')
-    with pytest.raises(TableError, match="no column 'prompts'; did you mean 'prompt'"):
-        table.position('prompts')
 
 
 def test_a_column_of_which_there_are_two_is_ambiguous(tmp_path):
