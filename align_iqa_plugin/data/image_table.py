@@ -13,8 +13,9 @@ class TableImage(NamedTuple):
     """A row of an image table."""
 
     image: str  # path or URI
-    prompt: str | None  # None: the table has no such column
+    prompt: str | None  # None: the table has no such column, or the cell is empty
     columns: dict[str, str]  # the further columns, as text, in their order
+    no_prompt: str = ''  # why there is none, though the table has a column of prompts
 
 
 def read_image_table(source: str) -> tuple[list[TableImage], list[str]]:
@@ -39,10 +40,10 @@ def read_image_table(source: str) -> tuple[list[TableImage], list[str]]:
     for (number, cells), image, prompt in zip(table.rows, images, prompts, strict=True):
         if not image.strip():
             problems.append((number, 'the name of the image is missing.'))
-        if prompt is not None and not prompt.strip():
-            problems.append((number, 'the prompt is empty; fill it in, or leave out the column.'))
+        empty = prompt is not None and not prompt.strip()
+        reason = f"has no prompt: its cell in row {number} of '{source}' is empty." if empty else ''
         columns = {name: cells[position] for name, position in further.items()}
-        rows.append(TableImage(in_folder(folder, image.strip()), prompt, columns))
+        rows.append(TableImage(in_folder(folder, image.strip()), None if empty else prompt, columns, reason))
     if problems:
         raise TableError(list_problems(source, problems))
     return rows, left_out

@@ -12,7 +12,7 @@ from align_iqa_plugin.runtime.atomic import atomic_file
 from align_iqa_plugin.score.contact_sheet import draw_font
 from align_iqa_plugin.score.copy_to import file_name
 from align_iqa_plugin.score.metric import NetworkMetric
-from align_iqa_plugin.score.rows import Row
+from align_iqa_plugin.score.rows import Row, fail_without_prompts
 from align_iqa_plugin.score.run import BatchScorer, Picture, score_images
 
 COLOURS = 'PuOr'  # from orange, which is worse, to purple: told apart by the colour-blind too (ColorBrewer)
@@ -32,6 +32,8 @@ def explain_rows(metric: NetworkMetric, rows: Sequence[Row], folder: Path) -> It
     Raises:
         OSError: a file cannot be written.
     """
+    yield from fail_without_prompts(metric, rows)
+    rows = [row for row in rows if not row.error]
     names = _names(rows)
     low, high = metric.score_range
     scorer = _MapScorer(metric)

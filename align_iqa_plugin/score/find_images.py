@@ -96,9 +96,10 @@ class _Search:
             if name != column
         ]
         lost = 0
-        for image, prompt, cells in images:
+        for image, prompt, cells, no_prompt in images:
             columns = {names_of[column]: cell for column, cell in cells.items()}
             row = self._add(image, prompt=prompt)
+            row.no_prompt = row.no_prompt or no_prompt
             row.columns = row.columns or columns
             lost += row.columns != columns
         if lost:

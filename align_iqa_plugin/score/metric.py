@@ -63,6 +63,11 @@ class NetworkMetric:
         return quality_map(self._network, self._direction, image.to(self.device), prompt).float().cpu().numpy()
 
     @property
+    def reads_prompts(self) -> bool:
+        """Whether a score depends on the prompt."""
+        return self._network.reads_prompts
+
+    @property
     def score_range(self) -> tuple[float, float]:
         """Lowest and highest rating that the head was fitted to; where it is not known, that of AGIQA-3K."""
         from align_iqa_plugin.archs.score_range import known_range

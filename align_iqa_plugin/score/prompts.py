@@ -15,24 +15,25 @@ Parts = tuple[str, ...]
 
 
 def add_prompts(rows: list[Row], prompt: str | None, file: Path | None) -> list[str]:
-    """Give each row the prompt, or its prompt from the file; gives sentences about what was left out.
+    """Give each row the prompt, or its prompt from the file; gives sentences about what was left out, and what has none.
 
     Raises:
         ValueError: the file cannot be used, or the rows have prompts already, from an image table.
     """
-    if prompt is None and file is None:
-        return []
-    if any(row.prompt is not None for row in rows):
+    if (prompt is not None or file is not None) and any(row.prompt is not None for row in rows):
         raise ValueError('the image table brings prompts of its own; leave out --prompt and --prompts.')
-    if file is not None:
-        return match_prompts(rows, file)
-    for row in rows:
-        row.prompt = prompt
-    return []
+    notes = [] if file is None else match_prompts(rows, file)
+    if prompt is not None:
+        for row in rows:
+            row.prompt, row.no_prompt = prompt, ''
+    lacking = [row for row in rows if row.no_prompt and not row.error]
+    if lacking:
+        notes.append(f"Images without a prompt: {len(lacking)}. The first, '{lacking[0].image}', {lacking[0].no_prompt}")
+    return notes
 
 
 def match_prompts(rows: list[Row], file: Path) -> list[str]:
-    """Give each row its prompt from a CSV; a row without exactly one prompt gets an error.
+    """Give each row its prompt from a CSV; a row without exactly one prompt gets the reason, in `no_prompt`.
 
     A name in the CSV fits the images whose path ends with it, folder by folder: ``b.png`` and ``a/b.png`` both fit
     ``x/a/b.png``, and the longer one wins. A name that fits two images of the list is ambiguous for both.
@@ -52,14 +53,13 @@ def match_prompts(rows: list[Row], file: Path) -> list[str]:
         if name is not None:
             rows_of.setdefault(name, []).append(row)
         elif not row.error:
-            row.error = f"has no prompt: no name in '{file}' fits it."
+            row.no_prompt = f"has no prompt: no name in '{file}' fits it."
     for name, fitting in rows_of.items():
         prompts = prompts_of[name]
         problem = _problem('/'.join(name), file, len(fitting), prompts)
         for row in fitting:
-            if problem:
-                row.error = row.error or problem
-            else:
+            row.no_prompt = problem
+            if not problem:
                 (row.prompt,) = prompts
     unused = ['/'.join(name) for name in prompts_of if name not in rows_of]
     if not unused:

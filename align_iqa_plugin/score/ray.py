@@ -21,15 +21,16 @@ def ray_engine(team: Workers, weights: Path | None, *, batch_size: int) -> Engin
 
 
 def _score(team: Workers, arguments: dict, rows: list[Row]) -> Iterator[Row]:
-    items = [
-        {'image': row.image, 'path': row.path if is_uri(row.path) else os.path.abspath(row.path), 'prompt': row.prompt}
-        for row in rows
-    ]
+    items = [{'image': row.image, 'path': _place(row), 'prompt': row.prompt, 'no_prompt': row.no_prompt} for row in rows]
     for results in team.map(RayScorer, arguments, items, 4 * arguments['batch_size']):
         for number, result in results:
             row = rows[number]
             row.score, row.std, row.width, row.height, row.error = result or (None, None, None, None, DIED)
             yield row
+
+
+def _place(row: Row) -> Path | str:
+    return row.path if is_uri(row.path) else os.path.abspath(row.path)
 
 
 class RayScorer:

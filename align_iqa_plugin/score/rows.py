@@ -24,6 +24,7 @@ class Row:
     width: int | None = None
     height: int | None = None
     error: str = ''
+    no_prompt: str = ''  # why it has none although prompts were given: an error for a network that reads prompts
     columns: dict[str, str] = field(default_factory=dict)  # the further ones of its image table; none is in OWN_COLUMNS
     kept: bool | None = None  # None: nothing was chosen
 
@@ -61,6 +62,8 @@ def score_rows(metric, rows: list[Row], *, batch_size: int, workers: int = 0) ->
     from align_iqa_plugin.archs.views import MINIMUM_SIDE
     from align_iqa_plugin.score.run import BatchScorer, score_images
 
+    yield from fail_without_prompts(metric, rows)
+    rows = [row for row in rows if not row.error]
     scorer = BatchScorer(metric, metric.device)
     images = [(row.path, row.prompt) for row in rows]
     for result in score_images(images, scorer, batch_size=batch_size, workers=workers, minimum_side=MINIMUM_SIDE):
@@ -68,3 +71,11 @@ def score_rows(metric, rows: list[Row], *, batch_size: int, workers: int = 0) ->
         row.score, row.std, row.error = result.score, result.std, result.reason
         row.width, row.height = result.decoded.full_size or (None, None)
         yield row
+
+
+def fail_without_prompts(metric, rows: Iterable[Row]) -> list[Row]:
+    """The rows without a prompt, where prompts were given and the metric reads them: each gets its reason as an error."""
+    lacking = [row for row in rows if row.no_prompt and getattr(metric, 'reads_prompts', True)]
+    for row in lacking:
+        row.error = row.no_prompt
+    return lacking

@@ -109,6 +109,22 @@ def test_prompts_of_a_csv_and_what_it_leaves_open(folder, metric):
     assert metric.calls == [((1, 3, 40, 40), ['a cat'])]
 
 
+def test_a_network_that_reads_no_prompts_scores_images_without_one_as_a_group(folder, metric):
+    metric.reads_prompts = False
+    for number, name in enumerate('abcd'):
+        grey(f'{name}.png', 50 * number)
+    Path('empty.png').touch()
+    Path('p.csv').write_text('image,prompt\na.png,a cat\nb.png,a cat\n')
+    result = run('.', '--prompts', 'p.csv', '--best', 1, '--output', 'out.csv')
+    assert result.exit_code == 1 and 'Images without a prompt: 3' in result.stderr
+    rows = {Path(row['image']).name: row for row in rows_of('out.csv')}
+    assert [name for name, row in rows.items() if row['kept'] == 'True'] == ['b.png', 'd.png']
+    assert [row['error'] for row in rows.values()] == ['', '', '', '', 'is empty (0 bytes).']
+    Path('table.csv').write_text('image,prompt\na.png,a cat\nb.png,\n')
+    result = run('table.csv')
+    assert result.exit_code == 0 and '2 of 2 images scored' in result.stderr, result.output
+
+
 def test_a_table_with_prompts_takes_no_others(folder):
     grey('a.png')
     Path('table.csv').write_text('image,prompt\na.png,a cat\n')

@@ -38,14 +38,14 @@ def test_prompts_from_a_csv_follow_name_or_relative_path(folder, column):
     assert [row.prompt for row in rows] == ['null', 'one, "two"', 'None', 'ü 猫']
 
 
-def test_an_image_without_one_clear_prompt_gets_a_reason(folder):
+def test_an_image_without_one_clear_prompt_has_none_and_the_reason(folder):
     Path('p.csv').write_text(
         'image,prompt\nsame.png,a\ntwo.png,b\ntwo.png,c\nblank.png," "\nfine.png,d\nfine.png,d\nother.png,e\n'
     )
     rows = rows_of('none.png', 'x/same.png', 'y/same.png', 'two.png', 'blank.png', 'fine.png')
     (note,) = match_prompts(rows, Path('p.csv'))
     ambiguous = "has no clear prompt: 'same.png' in 'p.csv' fits 2 of the images; write it with its folder there."
-    assert [row.error for row in rows] == [
+    assert [row.no_prompt for row in rows] == [
         "has no prompt: no name in 'p.csv' fits it.",
         ambiguous,
         ambiguous,
@@ -61,7 +61,7 @@ def test_the_longest_fitting_path_wins(folder):
     Path('p.csv').write_text('image,prompt\na.png,base name\nx/a.png,with folder\n')
     rows = rows_of('x/a.png', 'y/a.png')
     match_prompts(rows, Path('p.csv'))
-    assert [(row.prompt, row.error) for row in rows] == [('with folder', ''), ('base name', '')]
+    assert [(row.prompt, row.no_prompt) for row in rows] == [('with folder', ''), ('base name', '')]
 
 
 def test_what_was_wrong_with_an_image_before_stays_its_reason(folder):
@@ -106,4 +106,17 @@ def test_prompts_of_nothing_and_of_blanks_are_empty_both(folder):
     Path('p.csv').write_text('image,prompt\na.png,\na.png," "\n')
     rows = rows_of('a.png')
     match_prompts(rows, Path('p.csv'))
-    assert 'has no prompt' in rows[0].error and 'empty' in rows[0].error
+    assert 'has no prompt' in rows[0].no_prompt and 'empty' in rows[0].no_prompt
+    assert rows[0].prompt is None
+
+
+def test_what_has_no_prompt_is_counted_and_the_first_is_named(folder):
+    Path('p.csv').write_text('image,prompt\na.png,x\n')
+    rows = rows_of('a.png', 'b.png', 'c.png')
+    (note,) = add_prompts(rows, None, Path('p.csv'))
+    assert '2' in note and "'b.png', has no prompt: no name in 'p.csv'" in note
+
+
+def test_a_prompt_for_all_goes_to_rows_whose_cell_is_empty_too(folder):
+    rows = [Row('a.png', Path('a.png'), no_prompt='has no prompt: its cell is empty.')]
+    assert add_prompts(rows, 'a cat', None) == [] and (rows[0].prompt, rows[0].no_prompt) == ('a cat', '')

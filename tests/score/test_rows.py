@@ -22,6 +22,20 @@ class Brightness:
         return (5 * batch.mean(dim=(1, 2, 3))).tolist()
 
 
+@pytest.mark.parametrize('reads_prompts', [True, False])
+def test_a_prompt_that_is_missing_is_an_error_for_a_metric_that_reads_prompts_alone(grey, reads_prompts):
+    grey('a.png', 'b.png', value=51)
+    Path('empty.png').touch()
+    rows = [Row('a.png', Path('a.png'), 'a cat')]
+    rows += [Row(name, Path(name), no_prompt='has no prompt: none.') for name in ('b.png', 'empty.png')]
+    metric = Brightness()
+    metric.reads_prompts = reads_prompts
+    assert len(list(score_rows(metric, rows, batch_size=4))) == 3
+    errors = ['', 'has no prompt: none.', 'has no prompt: none.'] if reads_prompts else ['', '', 'is empty (0 bytes).']
+    assert [row.error for row in rows] == errors
+    assert [row.score is None for row in rows] == [error != '' for error in errors]
+
+
 def test_every_odd_image_gets_a_score_or_a_reason(grey, monkeypatch):
     grey('grey.png', value=51)
     Image.new('CMYK', (40, 40)).save('cmyk.jpg')
