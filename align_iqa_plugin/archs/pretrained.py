@@ -53,8 +53,20 @@ def create_align_iqa(*, pretrained: bool = False, pretrained_model_path: str | N
     path, key = pretrained_model_path, 'pretrained_model_path'
     if path is None and pretrained:
         path, key = 'packaged', 'pretrained'
-    if path is None:
-        return AlignIQA(**network)
+    return AlignIQA(**network) if path is None else load_align_iqa(path, key, **network)
+
+
+def load_align_iqa(path: str | Path, key: str, **network: Any) -> AlignIQA:
+    """Align-IQA with the weights of a file, or of a packaged model, as `create_align_iqa` loads it.
+
+    Args:
+        path: the file, or the name of a packaged model.
+        key: the option that names it, for the error.
+        network: keywords of `AlignIQA`.
+
+    Raises:
+        ValueError, FileNotFoundError: as `create_align_iqa`.
+    """
     saved = read_network(path, key)
     saved.pop('targets', None)
     if saved.get('backbone_weights') == 'random':  # the file holds them
@@ -142,7 +154,7 @@ def read_network(path: str | Path, key: str) -> dict[str, Any]:
                 names = list(file.keys())
                 data = {name: file.get_tensor(name) for name in names if name in (METADATA, '_extra_state')}
         except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f'{key}: {path} cannot be read ({type(error).__name__}): it has to be a whole file.') from error
+            raise ValueError(f'{key}: {path} cannot be read: it has to be a whole file.') from error
     else:
         data, exported = read_weights(path, key), {}
         names = list(data)

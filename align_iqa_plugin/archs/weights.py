@@ -57,8 +57,7 @@ def read_weights(path: str | Path, key: str) -> dict[str, Tensor]:
         raise ValueError(f'{key}: {path} is not read: {bomb}.') from bomb
     except Exception as error:  # at wrong bytes torch's safe reader fails in any way: IndexError, KeyError, struct.error ...
         raise ValueError(
-            f'{key}: {path} cannot be read ({type(error).__name__}); it has to be a whole .safetensors file, or a PyTorch '
-            'file of nothing but tensors.'
+            f'{key}: {path} cannot be read; it has to be a whole .safetensors file, or a PyTorch file of nothing but tensors.'
         ) from error
     for name in ('params', 'state_dict', 'model'):
         if isinstance(state, dict) and isinstance(state.get(name), dict):

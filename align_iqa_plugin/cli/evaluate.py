@@ -54,7 +54,7 @@ def evaluate(
             raise ValueError(f"--phase: unknown phase '{phase}'{suggest(phase, phases)}")
         chosen = usable_device(device)
 
-        from align_iqa_plugin.archs.pretrained import create_align_iqa
+        from align_iqa_plugin.archs.pretrained import create_align_iqa, load_align_iqa
         from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
         from align_iqa_plugin.evaluation.correlation import correlations
         from align_iqa_plugin.evaluation.predict import predict
@@ -81,8 +81,11 @@ def evaluate(
         if dataset.shares_batches:
             dataset.opt['batch_size_per_gpu'] = batch_size or section.get('batch_size_per_gpu', BATCH_SIZE)
         network = {key: value for key, value in options['network'].items() if key != 'type'}
-        network |= {'pretrained_model_path': str(weights)} if weights else {'pretrained': True}
-        metric = create_align_iqa(**network)
+        if weights is None:
+            metric = create_align_iqa(**network | {'pretrained': True})
+        else:
+            network = {key: value for key, value in network.items() if key not in ('pretrained', 'pretrained_model_path')}
+            metric = load_align_iqa(weights, '--weights', **network)
     except (ValueError, OSError, RuntimeError) as error:
         fail('evaluate', error)
     predicted = predict(metric, dataset, device=chosen, description=f'{data.name} {phase}')

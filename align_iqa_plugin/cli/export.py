@@ -52,19 +52,22 @@ def export(
     try:
         if format not in FORMATS:
             raise ValueError(f"unknown --format '{format}'{suggest(format, FORMATS)}")
+        other = output.suffix.lower().removeprefix('.')
+        if other in FORMATS and other != format:
+            raise ValueError(f"--output '{output}' is for --format {other}; with --format {format} it must end in .{format}.")
         check_output('--output', output, endings=[f'.{format}'], inputs=[checkpoint, option])
         if format == 'onnx' and any(find_spec(package) is None for package in ('onnx', 'onnxscript')):
             raise ValueError("--format onnx needs further packages: pip install 'align-iqa-plugin[onnx]'.")
 
-        from align_iqa_plugin.archs.pretrained import create_align_iqa, read_network
+        from align_iqa_plugin.archs.pretrained import load_align_iqa, read_network
         from align_iqa_plugin.models.options import read_options
 
         given = {} if option is None else read_options(option)['network']
         given = {key: value for key, value in given.items() if key not in ('type', 'pretrained', 'pretrained_model_path')}
-        recorded = read_network(checkpoint, 'pretrained_model_path')
+        recorded = read_network(checkpoint, 'CHECKPOINT')
         if 'targets' in recorded:  # all of them, not the main one alone
             given = {'targets': recorded['targets']} | given
-        network = create_align_iqa(**given, pretrained_model_path=str(checkpoint))
+        network = load_align_iqa(checkpoint, 'CHECKPOINT', **given)
     except (ValueError, OSError, RuntimeError) as error:
         fail('export', error)
     if not network.is_trained:

@@ -47,7 +47,7 @@ def fit(
         chosen = usable_device(device)
 
         from align_iqa_plugin.archs.exported import checkpoint, exported
-        from align_iqa_plugin.archs.pretrained import create_align_iqa, read_network
+        from align_iqa_plugin.archs.pretrained import load_align_iqa, read_network
         from align_iqa_plugin.cli.progress import progress_bar
         from align_iqa_plugin.data.feature_cache import FeatureCache, depends_on_image_alone
         from align_iqa_plugin.evaluation import rating_report as report
@@ -55,9 +55,8 @@ def fit(
         from align_iqa_plugin.runtime.atomic import atomic_write
         from align_iqa_plugin.runtime.files import file_digest
 
-        path = None if weights is None else str(weights)
-        given = {} if path is None else read_network(path, '--weights')
-        network = create_align_iqa(pretrained=True, pretrained_model_path=path).to(chosen).eval()
+        given = {} if weights is None else read_network(weights, '--weights')
+        network = load_align_iqa(weights or 'packaged', '--weights').to(chosen).eval()
         kept = FeatureCache(cache, network) if depends_on_image_alone(network) and network.config['freeze_backbone'] else None
         with progress_bar('Features', len(rated.paths)) as advance:
             features = features_of_files(network, rated.paths, rated.prompts, device=chosen, cache=kept, advance=advance)

@@ -19,11 +19,10 @@ class NetworkMetric:
     """
 
     def __init__(self, device: torch.device, weights: Path | None):
-        from align_iqa_plugin.archs.pretrained import create_align_iqa
+        from align_iqa_plugin.archs.pretrained import load_align_iqa
 
-        path = None if weights is None else str(weights)
-        self.device, self._weights = device, None if path in PACKAGED_NAMES else weights
-        self._network = create_align_iqa(pretrained=True, pretrained_model_path=path).to(device).eval()
+        self.device, self._weights = device, None if str(weights) in PACKAGED_NAMES else weights
+        self._network = load_align_iqa(weights or 'packaged', '--weights').to(device).eval()
 
     def __call__(self, images: torch.Tensor, prompts: list[str] | None) -> list[float]:
         return self.predict(images, prompts)[0]
@@ -92,6 +91,8 @@ def load_metric(device: str | None, weights: Path | None) -> NetworkMetric:
     chosen = usable_device(device)
     try:
         return NetworkMetric(chosen, weights)
-    # missing or foreign weights, no memory: the libraries raise many kinds
+    except (ValueError, FileNotFoundError) as error:  # a sentence that names the option
+        raise ValueError(f'the network cannot be loaded: {" ".join(str(error).split())}') from error
+    # foreign weights, no memory: the libraries raise many kinds
     except Exception as error:
         raise ValueError(f'the network cannot be loaded: {reason_of(error)}') from error

@@ -33,7 +33,7 @@ def rated(tmp_path_factory):
     ('words', 'sentence'),
     [
         (['--opt', 'none.yml'], 'none.yml'),
-        (['--weights', 'none.pth'], 'none.pth'),
+        (['--weights', 'none.pth'], '--weights: there is no file none.pth'),
         (['--phase', 'tset'], "unknown phase 'tset'; did you mean 'test'?"),
         (['--output', 'nowhere/x.json'], "there is no folder 'nowhere'"),
         (['--device', 'warp'], "device 'warp'"),

@@ -196,12 +196,13 @@ def test_what_cannot_be_exported_is_refused_with_one_sentence_and_leaves_no_file
     before = sorted(tmp_path.iterdir())
     output = tmp_path / 'x.safetensors'
     for words, sentence in [
-        (['gone.pth', '--output', output], 'pretrained_model_path: there is no file gone.pth.'),
-        ([tmp_path / 'bad.pth', '--output', output], 'bad.pth cannot be read'),
+        (['gone.pth', '--output', output], 'align-iqa export: CHECKPOINT: there is no file gone.pth.'),
+        ([tmp_path / 'bad.pth', '--output', output], f'CHECKPOINT: {tmp_path / "bad.pth"} cannot be read;'),
         ([tmp_path / 'new.pth', '--output', output], 'has no trained weights'),
         ([tmp_path / 'other.safetensors', '--output', output], 'other.safetensors: it has no metadata of Align-IQA'),
         ([tmp_path / 'other.safetensors', '--output', tmp_path / 'other.safetensors'], 'would overwrite'),
         ([work[0] / 'net.pth', '--output', tmp_path / 'x.pth'], 'must end in .safetensors'),
+        ([work[0] / 'net.pth', '--output', tmp_path / 'x.onnx'], "x.onnx' is for --format onnx"),
         ([work[0] / 'net.pth', '--output', tmp_path / 'none' / 'x.safetensors'], 'there is no folder'),
         ([work[0] / 'net.pth', '--output', output], "'packaged' are those of vit_base_patch16_clip_quickgelu_224"),
         ([work[0] / 'net.pth', '--opt', 'gone.yml', '--output', output], 'there is no training file gone.yml'),

@@ -234,6 +234,14 @@ def test_a_network_that_cannot_be_loaded_is_one_sentence(tmp_path, monkeypatch):
     assert result.stderr == f'align-iqa score: {sentence}\n'
 
 
+def test_weights_that_are_none_are_named_by_the_option(tmp_path):
+    Image.new('RGB', (40, 40)).save(tmp_path / 'a.jpg')
+    result = run('--samples', '--weights', tmp_path / 'a.jpg', '--device', 'cpu')
+    assert result.exit_code == 2
+    assert f'the network cannot be loaded: --weights: {tmp_path / "a.jpg"} cannot be read; it has to be' in result.stderr
+    assert 'Error' not in result.stderr and result.stderr.count('\n') == 1
+
+
 def test_a_device_that_cannot_be_used_is_one_sentence(tmp_path):
     result = run('--samples', '--device', 'nonsense')
     assert result.exit_code == 2 and "the device 'nonsense' cannot be used: RuntimeError: " in result.stderr
