@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,6 @@ import typer
 from align_iqa_plugin.runtime.files import expand_home
 
 PACKAGES = ('pyiqa', 'torch', 'torchvision', 'timm', 'open_clip_torch', 'pillow', 'numpy', 'scipy', 'pandas', 'safetensors')
-EXTRAS = ('ray', 'pillow-heif', 'pillow-jxl-plugin')
 
 
 def doctor() -> None:
@@ -39,12 +39,23 @@ def _findings() -> Iterator[tuple[str, str]]:
     yield 'package', text
     yield 'python', f'{platform.python_version()} in {sys.prefix}, {platform.platform()}'
     yield 'packages', ', '.join(f'{name} {_version(name) or "missing"}' for name in PACKAGES)
-    yield 'extras', ', '.join(f'{name} {_version(name)}' for name in EXTRAS if _version(name)) or 'none'
+    yield 'extras', ', '.join(f'{name} {_version(name)}' for name in _extras() if _version(name)) or 'none'
     yield 'hook', _hook()
     yield 'pyiqa', _registered()
     yield 'device', _devices()
     yield from _weights().items()
     yield 'cache', _cache(Path('~/.cache/align_iqa'))
+
+
+def _extras() -> list[str]:
+    """The packages that the extras of this one install, but for those that only its tests need."""
+    try:
+        required = metadata.requires('align-iqa-plugin') or []
+    except metadata.PackageNotFoundError:
+        return []
+    # for example: ray[data]>=2.54; extra == "ray"
+    found = [re.match(r'([\w.-]+).*;.*extra == .(\w+)', requirement) for requirement in required]
+    return sorted({each[1] for each in found if each and each[2] != 'test'})
 
 
 def _version(name: str) -> str | None:

@@ -30,7 +30,7 @@ def export(
         Path | None, typer.Option('--opt', help='The training file: its network. Not needed where only defaults are used.')
     ] = None,
     format: Annotated[
-        str, typer.Option(help='safetensors, or onnx for onnxruntime and others (extra [onnx]).')
+        str, typer.Option(help=r'safetensors, or onnx for onnxruntime and others (extra \[onnx]).')
     ] = 'safetensors',
 ) -> None:
     """Write a network into one file that needs nothing else.

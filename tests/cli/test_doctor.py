@@ -45,6 +45,14 @@ def test_a_sound_installation_fits_on_a_screen_and_names_what_matters(quick):
         assert word in result.stdout
 
 
+def test_what_the_extras_install_is_listed_and_what_tests_need_is_not(quick, monkeypatch):
+    required = ['torch>=2.6', 'onnx; extra == "onnx"', 'ray[data]>=2.54; extra == "ray"', 'ruff; extra == "test"']
+    monkeypatch.setattr(doctor.metadata, 'requires', lambda name: required)
+    monkeypatch.setattr(doctor.metadata, 'version', lambda name: '9.9')
+    (line,) = (line for line in run().stdout.splitlines() if line.startswith('extras:'))
+    assert line.split(maxsplit=1)[1] == 'onnx 9.9, ray 9.9'
+
+
 def test_damaged_and_missing_weights_are_named(quick, tmp_path, monkeypatch):
     card = weights.PACKAGED_MODEL_CARD.read_text()
     (tmp_path / 'align_iqa_agiqa3k.safetensors').write_bytes(b'damaged')
