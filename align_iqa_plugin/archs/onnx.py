@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.msfa import pool_stages
 from align_iqa_plugin.archs.views import MINIMUM_SIDE, centre
+from align_iqa_plugin.runtime.quiet import without_line
 
+# onnxscript's optimizer on each Split of constants, which stays as it is
+SPLIT_STAYS = 'onnxscript.optimizer._constant_folding', 'Skipping constant folding for op Split'
 EXAMPLE = (2, 3, 200, 256)  # any images: the model is not bound to their size
 
 
@@ -38,7 +41,7 @@ def onnx_model(network: AlignIQA, metadata: Mapping[str, str]) -> bytes:
 
     dimension = torch.export.Dim
     free = {0: dimension('batch'), 2: dimension('height', min=MINIMUM_SIDE), 3: dimension('width', min=MINIMUM_SIDE)}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), without_line(*SPLIT_STAYS):
         warnings.simplefilter('ignore')  # of torch, about its own
         program = torch.export.export(
             _AnySize(network).eval(), (torch.zeros(EXAMPLE),), dynamic_shapes={'image': free}, strict=False

@@ -1,4 +1,4 @@
-"""Silence for pyiqa's log, where its lines would land between a progress bar's, or say what nobody has asked."""
+"""Silence for logs of other packages, whose lines would land between a progress bar's, or say what nobody has asked."""
 
 import logging
 from collections.abc import Iterator
@@ -17,3 +17,18 @@ def quiet_log() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def without_line(logger: str, beginning: str) -> Iterator[None]:
+    """Inside, the logger of this name leaves out lines that begin like this, and no others."""
+
+    def is_another(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(beginning)
+
+    filtered = logging.getLogger(logger)
+    filtered.addFilter(is_another)
+    try:
+        yield
+    finally:
+        filtered.removeFilter(is_another)
