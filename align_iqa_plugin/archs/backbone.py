@@ -17,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from align_iqa_plugin.archs.views import resize, view_size
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.names import suggest
 
 Count = int | torch.SymInt  # of patches; symbolic while torch exports a network
@@ -61,7 +62,7 @@ class GuidedViT(nn.Module):
         self.width: int = self.vit.embed_dim
         depth = len(self.vit.blocks)
         if not 1 <= stages <= depth:
-            raise ValueError(f'stages is {stages}, but {name} has {depth} blocks: choose from 1 to {depth}.')
+            raise ValueError(f'stages is {stages}, but {name} has {counted(depth, "block")}: choose from 1 to {depth}.')
         self.stage_ends = [round(depth * (i + 1) / stages) - 1 for i in range(stages)]
         self.input_size = input_size
         self.patch_size: int = self.vit.patch_embed.patch_size[0]
@@ -228,10 +229,10 @@ def _load_vit(vit: VisionTransformer, name: str, state: dict[str, Tensor]) -> No
     lacking = sorted(own.keys() - state.keys())
     wrong = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     unknown = sorted(state.keys() - own.keys())
-    for problem, keys in (('are missing', lacking), ('have another shape', wrong), ('are unknown to it', unknown)):
+    for problem, keys in (('missing', lacking), ('of another shape', wrong), ('unknown to it', unknown)):
         if keys:
             raise ValueError(
-                f"the weights given for backbone '{name}' do not fit it: {len(keys)} tensors {problem}, for example {keys[0]}. "
-                'Are they of another model?'
+                f"the weights given for backbone '{name}' do not fit it: {counted(len(keys), 'tensor')} {problem}, for example "
+                f'{keys[0]}. Are they of another model?'
             )
     vit.load_state_dict(state)

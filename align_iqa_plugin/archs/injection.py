@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from align_iqa_plugin.runtime.counts import counted
+
 
 class Injection(nn.ModuleDict):
     """Layers by the number of the block that each enters before, such as ``{'11': layer}``.
@@ -33,7 +35,9 @@ class Injection(nn.ModuleDict):
     def __init__(self, layer: Callable[[], nn.Module], *, blocks: Sequence[int], depth: int):
         unknown = [block for block in blocks if block not in range(-depth, depth)]
         if unknown or not blocks:
-            raise ValueError(f'blocks is {list(blocks)}, but the backbone has {depth} blocks: choose from 0 to {depth - 1}.')
+            raise ValueError(
+                f'blocks is {list(blocks)}, but the backbone has {counted(depth, "block")}: choose from 0 to {depth - 1}.'
+            )
         self.blocks = sorted({block % depth for block in blocks})
         super().__init__({str(block): layer() for block in self.blocks})
 

@@ -21,6 +21,7 @@ from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.backbone import unfilled_backbone
 from align_iqa_plugin.archs.head import SINCE_0_5
 from align_iqa_plugin.archs.weights import read_weights, weights_file
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.hashes import state_digest
 
 METADATA = 'metadata'
@@ -241,9 +242,10 @@ def _check_complete(network: AlignIQA, state: dict[str, Tensor]) -> None:
     unknown, missing = sorted(state.keys() - own), sorted(own - state.keys() - {f'head.{name}' for name in SINCE_0_5})
     if unknown or missing:
         raise ValueError(
-            f'it has no metadata of Align-IQA, and does not hold all tensors of this network: {len(missing)} are missing'
+            'it has no metadata of Align-IQA, and does not hold all tensors of this network: '
+            + f'{counted(len(missing), "is", "are")} missing'
             + (f', such as {missing[0]}' if missing else '')
-            + (f', and {len(unknown)} are unknown, such as {unknown[0]}.' if unknown else '.')
+            + (f', and {counted(len(unknown), "is", "are")} unknown, such as {unknown[0]}.' if unknown else '.')
         )
 
 
@@ -298,7 +300,8 @@ def _load(network: AlignIQA, state: Mapping[str, Tensor]) -> None:
     problems = unknown + [name for name in missing if not name.startswith(frozen) and name != 'trained']
     if problems:
         raise ValueError(
-            f'it does not fit this network: {len(problems)} tensors are missing or unknown, such as {problems[0]}.'
+            f'it does not fit this network: {counted(len(problems), "tensor is", "tensors are")} missing or unknown, such as '
+            f'{problems[0]}.'
         )
 
 

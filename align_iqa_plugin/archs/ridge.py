@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from align_iqa_plugin.runtime.counts import counted
+
 
 class OrderedPairs(NamedTuple):
     """By how much the score of a fitted row should lie above that of a copy of it.
@@ -54,7 +56,9 @@ def dual_ridge(
     mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
     for target, present in enumerate(mask.T):
         if len(fold_of[present].unique()) < 2:
-            raise ValueError(f'target {target + 1} has {int(present.sum())} scores, in fewer than two folds: too few to fit.')
+            raise ValueError(
+                f'target {target + 1} has {counted(int(present.sum()), "score")}, in fewer than two folds: too few to fit.'
+            )
     # an equation a row: the values of f that it adds up, and what they should give
     equations, values, present = torch.eye(count, len(gram), **kind), scores.to(gram.dtype), mask
     if pairs is not None:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.prompted_tensor import split_prompts
 
 MINIMUM_SIDE = 32  # pixels
@@ -28,7 +29,9 @@ def check_images(image: Tensor, caption_list: Sequence[str | None] | None) -> tu
     if isinstance(caption_list, str):
         raise ValueError('caption_list is a single text: give a list with one prompt for each image.')
     if caption_list is not None and len(caption_list) != len(image):
-        raise ValueError(f'caption_list has {len(caption_list)} prompts for {len(image)} images: give one for each.')
+        raise ValueError(
+            f'caption_list has {counted(len(caption_list), "prompt")} for {counted(len(image), "image")}: give one for each.'
+        )
     return image.expand(-1, 3, -1, -1), caption_list
 
 

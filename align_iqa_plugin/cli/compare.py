@@ -9,6 +9,7 @@ import typer
 from align_iqa_plugin.cli.columns import GeneratorColumn, ImageColumn, PromptColumn, ScoreColumn
 from align_iqa_plugin.cli.errors import fail, say, stop
 from align_iqa_plugin.cli.many_values import SAMPLE
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.files import expand_home
 from align_iqa_plugin.runtime.names import suggest
 
@@ -133,6 +134,6 @@ def compare(
     failed = len(reasons) - reasons.count('')
     missing = costs.loc[~costs['available'], 'metric'].tolist()
     unloaded = f'; metrics that could not be loaded: {", ".join(missing)}.' if missing else '.'
-    say(f'{len(reasons) - failed} of {len(reasons)} scores are in {out}, {failed} failed{unloaded}')
+    say(f'{len(reasons) - failed} of {counted(len(reasons), "score is", "scores are")} in {out}, {failed} failed{unloaded}')
     if failed or missing or not reasons:
         raise typer.Exit(1)

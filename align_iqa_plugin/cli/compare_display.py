@@ -14,6 +14,7 @@ from rich.text import Text
 
 from align_iqa_plugin.cli.errors import say
 from align_iqa_plugin.register import CONFIGS
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.errors import printable
 
 if TYPE_CHECKING:
@@ -52,7 +53,9 @@ def show_leaderboard(summary: Mapping, costs: 'pandas.DataFrame', images: 'Mappi
 
     seconds = dict(zip(costs['metric'], costs['seconds'], strict=True))
     for name, dataset in summary['datasets'].items():
-        table = Table(box=box.SIMPLE, title=Text(f'{printable(name)}: correlation with the MOS of {dataset["n"]} images'))
+        table = Table(
+            box=box.SIMPLE, title=Text(f'{printable(name)}: correlation with the MOS of {counted(dataset["n"], "image")}')
+        )
         for column in ('metric', 'SRCC', '95 % interval', 'PLCC', 'images', 'failed', 'time/image'):
             table.add_column(column, justify='left' if column == 'metric' else 'right', no_wrap=True)
         for metric, numbers in sorted(dataset['metrics'].items(), key=lambda item: item[1]['rank']):
@@ -89,7 +92,8 @@ def show_behaviour(summary: Mapping) -> None:
         if 'behaviour' not in dataset:
             continue
         view = behaviour_view(dataset['behaviour'])
-        title = f'{name}: how often the score of {view["images"]} images falls at every level; images that score worse than ...'
+        number = counted(view['images'], 'image')
+        title = f'{name}: how often the score of {number} falls at every level; images that score worse than ...'
         table = Table(box=box.SIMPLE, title=Text(printable(title)))
         _add_columns(table, ['all', '95 % interval', *view['kinds'], *view['pictures'], 'failed'])
         for row in view['rows']:
@@ -102,7 +106,8 @@ def show_behaviour(summary: Mapping) -> None:
             table.add_row(Text(row['metric']), row['unit'], *row['cells'])
         console.print(table)
         for row in view['failures']:
-            sentence = f'{row["metric"]}: no score for {row["count"]} pictures, such as {row["example"]}: {row["reason"]}'
+            number = counted(row['count'], 'picture')
+            sentence = f'{row["metric"]}: no score for {number}, such as {row["example"]}: {row["reason"]}'
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)  # names and reasons may hold brackets
 
 

@@ -16,6 +16,7 @@ from align_iqa_plugin.cli.outputs import check_output
 from align_iqa_plugin.data.labels import LabelError, Labels, read_labels, write_labels
 from align_iqa_plugin.data.releases import RELEASES
 from align_iqa_plugin.data.splits import PHASES, UNUSED, all_splits
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.errors import printable
 
 commands = typer.Typer(help='Known data sets; check one; prepare its labels and splits.', no_args_is_help=True)
@@ -79,7 +80,7 @@ def verify(
     problems = Counter(finding.kind for finding in findings if finding.is_problem)
     verdict = ', '.join(f'{count} {kind}' for kind, count in sorted(problems.items())) or 'sound'
     notes = len(findings) - problems.total()
-    typer.echo(f'{_summary(labels)}: {verdict}; {notes} {"note" if notes == 1 else "notes"}.')
+    typer.echo(f'{_summary(labels)}: {verdict}; {counted(notes, "note")}.')
     raise typer.Exit(1 if problems else 0)
 
 
@@ -143,7 +144,7 @@ def _summary(labels: Labels) -> str:
     prompts = {row.prompt for row in labels.rows if row.prompt.strip()}
     generators = set(labels.generators) - {''}
     return printable(
-        f'{labels.release.name if labels.release else labels.source}, {len(labels.rows):,} images'
-        + (f' of {len(prompts):,} prompts' if prompts else '')
-        + (f' by {len(generators)} generators' if generators else '')
+        f'{labels.release.name if labels.release else labels.source}, {counted(len(labels.rows), "image")}'
+        + (f' of {counted(len(prompts), "prompt")}' if prompts else '')
+        + (f' by {counted(len(generators), "generator")}' if generators else '')
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import typer
 
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.files import expand_home
 
 PACKAGES = ('pyiqa', 'torch', 'torchvision', 'timm', 'open_clip_torch', 'pillow', 'numpy', 'scipy', 'pandas', 'safetensors')
@@ -98,7 +99,7 @@ def _devices() -> str:
     from align_iqa_plugin.runtime.devices import processor_name
 
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return f'{processor_name()}; {", ".join(gpus) or "no GPU"}; torch uses {torch.get_num_threads()} threads'
+    return f'{processor_name()}; {", ".join(gpus) or "no GPU"}; torch uses {counted(torch.get_num_threads(), "thread")}'
 
 
 def _weights() -> dict[str, str]:
@@ -131,4 +132,4 @@ def _cache(folder: Path) -> str:
     if not folder.is_dir():
         return f'{folder}: none yet'
     sizes = [entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()]
-    return f'{folder}: features of images, {len(sizes):,} files, {sum(sizes) / 1e6:,.0f} MB; may be deleted'
+    return f'{folder}: features of images, {counted(len(sizes), "file")}, {sum(sizes) / 1e6:,.0f} MB; may be deleted'

@@ -9,6 +9,7 @@ import typer
 from align_iqa_plugin.cli.errors import fail, say
 from align_iqa_plugin.cli.outputs import check_output, try_to_write
 from align_iqa_plugin.cli.progress import progress_bar
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.files import PACKAGED_NAMES, are_weights, expand_home
 
 if TYPE_CHECKING:
@@ -102,7 +103,10 @@ def explain(
     done = [row for row in rows if row.done]
     explained = [row for row in done if row.score is not None]
     print_rows(done, None)
-    say(f'{len(explained)} of {len(rows)} images have a map in {folder}, {len(done) - len(explained)} have an error.')
+    say(
+        f'{len(explained)} of {counted(len(rows), "image has", "images have")} a map in {folder}, '
+        f'{len(done) - len(explained)} with an error.'
+    )
     if isinstance(problem, KeyboardInterrupt):
         say('Stopped by Ctrl-C: neither scores.csv nor sheet.png was written.')
         raise typer.Exit(130)
@@ -120,7 +124,7 @@ def _learn(metric: 'NetworkMetric', weights: Path, learn_from: str) -> None:
     check_output('--learn-from', map_file(weights))
     rows, _ = find_images([learn_from])
     with progress_bar('Fitting the map', len(rows)) as advance:
-        say(f'{metric.fit_map([row.path for row in rows], advance)}: the map, fitted to {len(rows)} pictures.')
+        say(f'{metric.fit_map([row.path for row in rows], advance)}: the map, fitted to {counted(len(rows), "picture")}.')
 
 
 def _write_overview(folder: Path, rows: list, with_mos: bool) -> bool:

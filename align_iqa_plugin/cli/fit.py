@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from align_iqa_plugin.cli.errors import fail, stop
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.files import expand_home
 
 
@@ -84,9 +85,9 @@ def fit(
 
 def _print(problem, found, posterior, reliable) -> None:
     ratings = problem.ratings
-    parts = [f'{len(ratings.values)} ratings of {len(ratings.paths)} images']
-    parts += [f'{len(set(filter(None, ratings.prompts)))} prompts'] if any(ratings.prompts) else []
-    parts += [f'{len(set(ratings.raters))} raters'] if ratings.raters else []
+    parts = [f'{counted(len(ratings.values), "rating")} of {counted(len(ratings.paths), "image")}']
+    parts += [counted(len(set(filter(None, ratings.prompts))), 'prompt')] if any(ratings.prompts) else []
+    parts += [counted(len(set(ratings.raters)), 'rater')] if ratings.raters else []
     typer.echo(', '.join(parts) + '.')
     typer.echo(f'{"left out, 95 % interval":26}{"before":26}{"after":26}difference')
     for name, change in found.items():

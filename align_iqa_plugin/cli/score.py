@@ -12,6 +12,7 @@ from align_iqa_plugin.cli.errors import fail, say
 from align_iqa_plugin.cli.outputs import check_output
 from align_iqa_plugin.cli.progress import progress_bar
 from align_iqa_plugin.cli.score_usage import check_usage
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.files import expand_home
 
 _fail = partial(fail, 'score')
@@ -126,7 +127,7 @@ def score(
         with opened as (score_rows, folder):
             start = time.monotonic()
             if folder and (found := folder.fill(rows)):
-                say(f"{found} images have their score in '{folder.path}' already.")
+                say(f"{counted(found, 'image has its', 'images have their')} score in '{folder.path}' already.")
             with progress_bar('Scoring', len(rows)) as advance:
                 score_remaining(rows, score_rows, folder, advance)
             kept = mark_kept(rows, choice) if choice else None

@@ -6,6 +6,7 @@ import typer
 
 from align_iqa_plugin.cli.errors import say
 from align_iqa_plugin.cli.outputs import try_to_write
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.score.choose import Choice, describe, ties
 from align_iqa_plugin.score.copy_to import Copies, copy_rows
 from align_iqa_plugin.score.rows import Row
@@ -46,7 +47,7 @@ def finish(
     print_rows(done, given.output if saved else None, kept)
     if given.samples:
         typer.echo(correlation_with_mos(done))
-    say(f'{len(done) - failed} of {len(rows)} images scored in {seconds:.0f} s, {failed} with an error.')
+    say(f'{len(done) - failed} of {counted(len(rows), "image")} scored in {seconds:.0f} s, {failed} with an error.')
     if failed < len(done) and all(row.std is None for row in done):
         say('These weights state no deviation of their scores, so std is empty: fit them anew with this version to have it.')
     if kept is not None:
@@ -54,7 +55,8 @@ def finish(
         tied, compared = ties(rows, choice)
         if tied:
             say(
-                f'In {tied} of {compared} groups, the last image kept and the next one are a tie: either may be the better one.'
+                f'In {tied} of {counted(compared, "group")}, the last image kept and the next one are a tie: either may be '
+                'the better one.'
             )
     shown = done if kept is None else kept
     if (given.copy_to or given.link_to) and not stopped:
@@ -65,7 +67,7 @@ def finish(
     if folder and given.engine == 'local' and (folder.is_empty or saved and not copies.missing and not stopped):
         folder.remove()
     if isinstance(stopped, KeyboardInterrupt):
-        left = [f'{len(rows) - len(done)} images were not scored']
+        left = [f'{counted(len(rows) - len(done), "image was", "images were")} not scored']
         left += ['nothing was chosen'] * (bool(choice) and kept is None)
         left += ['not all was copied'] * bool(given.copy_to or given.link_to)
         left += ['no contact sheet drawn'] * bool(given.sheet)
@@ -88,9 +90,9 @@ def _copy(given: SimpleNamespace, rows: list[Row]) -> Copies:
     for problem in copies.problems[:PROBLEMS]:
         say(problem)
     if len(copies.problems) > PROBLEMS:
-        say(f'... and {len(copies.problems) - PROBLEMS} more images with a problem.')
+        say(f'... and {counted(len(copies.problems) - PROBLEMS, "more image")} with a problem.')
     verb = 'linked from' if given.link_to else 'copied to'
-    there = f'; {copies.found} were there already' * bool(copies.found)
-    others = f'; it also holds {copies.others} other files' * bool(copies.others)
-    say(f'{copies.made} images {verb} {target}{there}{others}.')
+    there = f'; {copies.found} {"was" if copies.found == 1 else "were"} there already' * bool(copies.found)
+    others = f'; it also holds {counted(copies.others, "other file")}' * bool(copies.others)
+    say(f'{counted(copies.made, "image")} {verb} {target}{there}{others}.')
     return copies

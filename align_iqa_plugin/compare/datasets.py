@@ -15,6 +15,7 @@ from align_iqa_plugin.data.labels import LabelError, Labels, read_labels
 from align_iqa_plugin.data.releases import find_release
 from align_iqa_plugin.data.splits import content_hashes, phases_of, split_name
 from align_iqa_plugin.data.uris import is_uri, read_uri
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.names import suggest
 
 SAMPLES = Path(__file__).parents[1] / 'samples' / 'samples.csv'
@@ -165,8 +166,8 @@ def _from_table(options: Mapping) -> list[LabelledImage]:
     if options.get('split_index') is not None:
         if missing:  # the phases of the other images may depend on them
             raise LabelError(
-                f'{labels.source}: {len(missing)} images are missing, and a split needs the whole table; the first is '
-                f'that of row {missing[0][0]}, {missing[0][1]}'
+                f'{labels.source}: {counted(len(missing), "image is", "images are")} missing, and a split needs the whole '
+                f'table; the first is that of row {missing[0][0]}, {missing[0][1]}'
             )
         index = options['split_index']
         name = index if isinstance(index, str) else split_name(index, ratio=str(options.get('split_ratio', '802')))

@@ -16,6 +16,7 @@ from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.compare.missing import is_offline, what_is_missing
 from align_iqa_plugin.compare.store import Configuration
 from align_iqa_plugin.models.options_file import parse, read_text
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.hashes import weights_digest
 from align_iqa_plugin.runtime.names import suggest
 from align_iqa_plugin.runtime.quiet import quiet_log
@@ -169,7 +170,7 @@ class Metric:
                 output, std = self._model(images, **keywords), None
         scores = _flat(output)
         if len(scores) != len(images):
-            raise ValueError(f'{len(scores)} scores for {len(images)} images')
+            raise ValueError(f'{counted(len(scores), "score")} for {counted(len(images), "image")}')
         return scores, None if std is None else _flat(std)
 
 

@@ -26,6 +26,7 @@ from align_iqa_plugin.compare.scoring import Scorer
 from align_iqa_plugin.compare.statistics import summarise
 from align_iqa_plugin.compare.store import LabelledImage, Store
 from align_iqa_plugin.runtime.atomic import atomic_file, atomic_write
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.csv_text import csv_text
 from align_iqa_plugin.runtime.devices import processor_name
 from align_iqa_plugin.runtime.lock import lock
@@ -204,7 +205,7 @@ def provenance_of(
         return hashlib.sha256(json.dumps([[each.sha256, each.prompt, each.mos] for each in images]).encode()).hexdigest()
 
     if team:
-        hardware = f'{team.number} workers of Ray on {"GPUs" if team.device == "cuda" else "CPU cores"}'
+        hardware = f'{counted(team.number, "worker")} of Ray on {"GPUs" if team.device == "cuda" else "CPU cores"}'
     else:
         hardware = torch.cuda.get_device_name(device) if device.type == 'cuda' else processor_name()
     return {

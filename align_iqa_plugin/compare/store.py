@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from align_iqa_plugin.compare.rescue import rescue
 from align_iqa_plugin.compare.store_check import add_copies, check_definitions, check_rows, definitions, drop_copies
 from align_iqa_plugin.compare.tables import FROM_LAYOUT_1, FROM_LAYOUT_2, FROM_LAYOUT_3, LAYOUT, NOT_SCORED, TABLES, VIEWS
+from align_iqa_plugin.runtime.counts import counted
 
 if TYPE_CHECKING:
     import pandas
@@ -161,7 +162,7 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             return f'{again}; what can be read of it cannot be kept: {error}'
         else:
-            found = f'has the {count:,} scores that can be read of it'
+            found = f'has {counted(count, "score")} that can be read of it'
             if not count:
                 return again
         return f"put back a copy of it, or put '{rescued}' in its place, which {found}, and the command computes the rest"

@@ -18,6 +18,7 @@ from align_iqa_plugin.data.labels import LabelError, Labels, Row, read_labels
 from align_iqa_plugin.data.splits import phases_of, split_name
 from align_iqa_plugin.data.tables import list_problems
 from align_iqa_plugin.data.training_copies import copy_of
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.prompted_tensor import PromptedTensor
 
 
@@ -100,7 +101,7 @@ class AIGCIQADataset(BaseIQADataset):
         prompts = {row.prompt for row in rows if row.prompt.strip()}
         bare = sum(not row.prompt.strip() for row in rows)
         self.logger.info(
-            f'{labels.source}, {split}, {self.phase}: {len(rows)} images of {len(prompts)} prompts'
+            f'{labels.source}, {split}, {self.phase}: {counted(len(rows), "image")} of {counted(len(prompts), "prompt")}'
             + (f', {bare} of them without a prompt' if bare else '')
             + ''.join(f', {count} without {name}' for name, count in missing.items() if count)
             + '.'

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from align_iqa_plugin.data.releases import RELEASES, Order, Release, find_release
 from align_iqa_plugin.data.tables import Table, TableError, put_below, read_table
+from align_iqa_plugin.runtime.counts import counted
 
 
 def read_release_table(data: Path, name: str | None) -> tuple[Table, Release | None]:
@@ -110,13 +111,13 @@ def _table_of_order(release: Release, order: Order, root: Path) -> Table:
     source = root / release.table
     prompts = [[*cells, *[''] * order.prompt_position][order.prompt_position] for _, cells in read_table(source).rows]
     if len(prompts) != order.prompts:
-        raise TableError(f"'{source}' has {len(prompts)} prompts, but {release.name} has {order.prompts}.")
+        raise TableError(f"'{source}' has {counted(len(prompts), 'prompt')}, but {release.name} has {order.prompts}.")
     count = order.generators * order.prompts * order.images_each
     scores = {name: _read_mat(root / file, order.score_variable) for name, file in order.score_files.items()}
     for name, column in scores.items():
         if len(column) != count:
             file = root / order.score_files[name]
-            raise TableError(f"'{file}' has {len(column)} scores, but {release.name} has {count} images.")
+            raise TableError(f"'{file}' has {counted(len(column), 'score')}, but {release.name} has {count:,} images.")
     header = (release.image_column, *scores, 'prompt', 'prompt_id', 'generator')
     rows = []
     for image in range(count):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from align_iqa_plugin.data.uris import MAX_BYTES, is_uri, read_uri
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.csv_text import as_written
 from align_iqa_plugin.runtime.errors import printable
 from align_iqa_plugin.runtime.files import read_bytes
@@ -118,9 +119,12 @@ def put_below(first: Table, second: Table) -> Table:
 def list_problems(source: str | Path, problems: Iterable[tuple[int, str]]) -> str:
     """A message with all problems of a table's rows, (row number, sentence) each, in the order of the rows, a line each."""
     problems = sorted(problems)
-    count = '1 problem' if len(problems) == 1 else f'{len(problems)} problems'
+    count = counted(len(problems), 'problem')
     return '\n'.join(
-        [f"'{source}': {count} (the header is row 1)", *(f'  row {row}: {printable(problem)}' for row, problem in problems)]
+        [
+            f"'{source}': {count} (the header is row 1)",
+            *(f'  row {row}: {printable(problem)}' for row, problem in problems),
+        ]
     )
 
 
@@ -154,14 +158,14 @@ def read_table(source: str | Path) -> Table:
     except _Problem as problem:
         raise TableError(f"'{source}' {problem}.") from problem
     (_, header), *rows = _without_index(rows)
-    hint = f'cells, but the header has {len(header)}: put a cell that holds a separator in quotes.'
+    hint = f'but the header has {len(header)}: put a cell that holds a separator in quotes.'
     fitting = [row for row in rows if len(row[1]) == len(header)]
     filled = [place for place, name in enumerate(header) if name or any(cells[place] for _, cells in fitting)]
     return Table(
         source=str(source),
         header=tuple(header[place] for place in filled),
         rows=[(number, [cells[place] for place in filled]) for number, cells in fitting],
-        problems=[(number, f'{len(cells)} {hint}') for number, cells in rows if len(cells) != len(header)],
+        problems=[(number, f'{counted(len(cells), "cell")}, {hint}') for number, cells in rows if len(cells) != len(header)],
         unread=unread,
     )
 
@@ -196,7 +200,7 @@ def _bounded(rows: Iterator[tuple[int, list[str]]]) -> list[tuple[int, list[str]
     for number, cells in rows:
         count += len(cells)
         if len(cells) > MAX_COLUMNS:
-            raise _Problem(f'has {len(cells):,} cells in row {number:,}, more than the {MAX_COLUMNS:,} that are read')
+            raise _Problem(f'has {counted(len(cells), "cell")} in row {number:,}, more than the {MAX_COLUMNS:,} that are read')
         if number > MAX_ROWS or count > MAX_CELLS:
             raise _Problem(f'has more than {MAX_ROWS:,} rows or {MAX_CELLS:,} cells: split it')
         if cells:

@@ -10,6 +10,7 @@ from rich.progress import track
 
 from align_iqa_plugin.data.images import DIED, ENDINGS, ImageError, read_image
 from align_iqa_plugin.data.labels import Labels, Row
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.errors import printable
 from align_iqa_plugin.runtime.files import file_digest
 from align_iqa_plugin.runtime.worker_pool import map_in_processes
@@ -123,4 +124,4 @@ def _remarks(labels: Labels) -> Iterator[str]:
         extra += [file.name for file in files if file not in listed]
     if extra:
         shown = ', '.join(extra[:5]) + (' ...' if len(extra) > 5 else '')
-        yield f'{len(extra):,} images in the same folders have no row: {shown}'
+        yield f'{counted(len(extra), "image has", "images have")} no row, in the same folders: {shown}'

@@ -9,6 +9,7 @@ from pyiqa.utils.registry import LOSS_REGISTRY
 from torch import Tensor, nn
 
 from align_iqa_plugin.models.process_group import world_size
+from align_iqa_plugin.runtime.counts import counted
 
 MARGIN = 2.0
 """Standard deviations of the MOS that a copy falls by when it loses everything."""
@@ -55,7 +56,9 @@ class ScoresLoss(nn.Module):
         """
         weights = [1.0] * scores.shape[1] if weights is None else weights
         if len(weights) != scores.shape[1]:
-            raise ValueError(f'train.score_weights has {len(weights)} weights for {scores.shape[1]} scores.')
+            raise ValueError(
+                f'train.score_weights has {counted(len(weights), "weight")} for {counted(scores.shape[1], "score")}.'
+            )
         if self.of_each_image:
             errors = self.criterion(scores, torch.where(mask, targets, scores.detach()))
             columns = (errors * mask).sum(0) / counts.clamp_min(1)

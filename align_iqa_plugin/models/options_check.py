@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.files import expand_home
 from align_iqa_plugin.runtime.quiet import quiet_log
 from align_iqa_plugin.runtime.schema import failure
@@ -44,7 +45,10 @@ def _dataset_problems(phase: str, section: dict, gpus: int | str) -> list[str]:
     batch = section.get('batch_size_per_gpu', 1) * max(1, torch.cuda.device_count() if gpus == 'auto' else int(gpus))
     images = len(dataset) * section.get('dataset_enlarge_ratio', 1)
     if phase == 'train' and batch > images:
-        return [f'.batch_size_per_gpu: a batch of {batch} is more than the {images} images, so that no step would be taken.']
+        return [
+            f'.batch_size_per_gpu: a batch of {batch} is more than the {counted(images, "image")}, so that no '
+            'step would be taken.'
+        ]
     return []
 
 

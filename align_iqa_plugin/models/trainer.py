@@ -45,6 +45,7 @@ from align_iqa_plugin.models.run_options import check_resumable, complete_option
 from align_iqa_plugin.models.sampler import ResumableBatchSampler, Samples, build_loader
 from align_iqa_plugin.models.signals import Interrupted, StopRequest, stop_request
 from align_iqa_plugin.models.training_state import latest_training_state, list_training_states, save_training_state
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.seeds import seed_everything
 
 PRINT_EVERY = 10  # iterations, where logger.print_freq does not say
@@ -196,15 +197,18 @@ class _Loop:
         if not self.val_sets:
             logger.info('No validation (datasets.val and val.metrics): the last network is kept, as net_latest.pth.')
         logger.info(
-            f'{len(self.train_set)} images, {self.total} iterations of {batches.batch_size} images, {batches.per_epoch} an '
-            f'epoch; {sum(p.numel() for p in self.model.trained.values()):,} trained parameters.'
+            f'{counted(len(self.train_set), "image")}, {counted(self.total, "iteration")} of '
+            f'{counted(batches.batch_size, "image")}, {batches.per_epoch} an epoch; '
+            f'{sum(p.numel() for p in self.model.trained.values()):,} trained parameters.'
         )
 
     def _out_of_patience(self) -> bool:
         count = self.model.selection.validations_without_improvement
         if count < self.patience:
             return False
-        get_root_logger().info(f'{count} validations without improvement: the training ends after iteration {self.iteration}.')
+        get_root_logger().info(
+            f'{counted(count, "validation")} without improvement: the training ends after iteration {self.iteration}.'
+        )
         return True
 
     def _step(self, data: Iterator[dict]) -> None:

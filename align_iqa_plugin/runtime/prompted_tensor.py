@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from align_iqa_plugin.runtime.counts import counted
+
 IMAGE_DIMENSIONS, BATCH_DIMENSIONS = 3, 4
 
 KEEP_IMAGES = {
@@ -51,7 +53,7 @@ class PromptedTensor(Tensor):
         count = 1 if images.ndim == IMAGE_DIMENSIONS else len(images)
         if isinstance(prompts, str) or len(prompts) != count:
             given = 'a single text' if isinstance(prompts, str) else f'{len(prompts)} of them'
-            raise ValueError(f'prompts must be a list with one prompt for each of the {count} images, not {given}.')
+            raise ValueError(f'prompts must be a list of {counted(count, "prompt")}, one for each image, not {given}.')
         if images.is_inference():  # torch does not count changes of such a tensor
             with torch.inference_mode(False), torch.no_grad():
                 images = images.clone()

@@ -9,6 +9,7 @@ from pathlib import Path
 from align_iqa_plugin.data.image_table import read_image_table
 from align_iqa_plugin.data.tables import ENDINGS as TABLE_ENDINGS
 from align_iqa_plugin.data.uris import is_uri, list_uri
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.score.rows import OWN_COLUMNS, Row
 
 SAMPLES = Path(__file__).parents[1] / 'samples'
@@ -37,7 +38,9 @@ def find_images(arguments: list[str], *, leave_out: Path | None = None) -> tuple
             reason = 'is not a file.' if os.path.exists(name) else 'does not exist.'
         raise ValueError(f"there is nothing to score: '{name}' {reason}")
     if search.other_files:
-        search.notes.append(f'{search.other_files} files in the folders were left out: they are not named like images.')
+        search.notes.append(
+            f'{counted(search.other_files, "file was", "files were")} left out in the folders: not named like an image.'
+        )
     return rows, search.notes
 
 
@@ -104,7 +107,8 @@ class _Search:
             lost += row.columns != columns
         if lost:
             self.notes.append(
-                f"{lost} rows of '{table}' name an image again, with the same prompt: their other columns are left out."
+                f"In '{table}', {counted(lost, 'row names', 'rows name')} an image again, with the same prompt: further "
+                'columns are left out.'
             )
 
     def _add_uri(self, uri: str) -> None:

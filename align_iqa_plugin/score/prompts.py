@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from align_iqa_plugin.data.image_table import IMAGE_COLUMNS
 from align_iqa_plugin.data.tables import read_table
 from align_iqa_plugin.data.uris import is_uri
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.score.rows import Row
 
 Parts = tuple[str, ...]
@@ -64,7 +65,8 @@ def match_prompts(rows: list[Row], file: Path) -> list[str]:
     unused = ['/'.join(name) for name in prompts_of if name not in rows_of]
     if not unused:
         return []
-    return [f"{len(unused)} names in '{file}' fit none of the images: {', '.join(unused[:3])}{', ...' * (len(unused) > 3)}"]
+    fit = counted(len(unused), f"name in '{file}' fits", f"names in '{file}' fit")
+    return [f'{fit} none of the images: {", ".join(unused[:3])}{", ..." * (len(unused) > 3)}']
 
 
 def _endings(row: Row) -> Iterator[Parts]:

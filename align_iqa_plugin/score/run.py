@@ -19,6 +19,7 @@ import torch
 
 from align_iqa_plugin.data.decode import Decoded, decode
 from align_iqa_plugin.data.images import MAX_KEPT_PIXELS, batches_of_one_size
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.errors import reason_of
 
 Metric = Callable[[torch.Tensor, list[str] | None], Sequence[float]]
@@ -131,7 +132,7 @@ class BatchScorer:
         scores, deviations = predict(images, prompts) if predict else (self.metric(images, prompts), None)
         self.wait()
         if len(scores) != len(pictures):
-            raise ValueError(f'{len(scores)} scores for {len(pictures)} images')
+            raise ValueError(f'{counted(len(scores), "score")} for {counted(len(pictures), "image")}')
         return list(scores), list(deviations or [None] * len(scores)), time.perf_counter() - start
 
     def wait(self) -> None:

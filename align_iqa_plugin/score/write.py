@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from align_iqa_plugin.runtime.atomic import atomic_file
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.csv_text import csv_text
 from align_iqa_plugin.runtime.errors import printable
 from align_iqa_plugin.score.rows import Row, further_columns, utf8
@@ -50,7 +51,7 @@ def write_rows(file: Path, rows: list[Row], *, with_prompt: bool, with_mos: bool
             part.write_text(text + '\n', encoding='utf-8')
         else:
             part.write_text(csv_text([header, *map(list, map(dict.values, records))]), encoding='utf-8', newline='')
-    return f'{len(rows)} rows written to {file}.'
+    return f'{counted(len(rows), "row")} written to {file}.'
 
 
 def print_rows(rows: list[Row], output: Path | None, kept: list[Row] | None = None) -> None:
@@ -72,7 +73,7 @@ def print_rows(rows: list[Row], output: Path | None, kept: list[Row] | None = No
     for row in failed[:most]:
         print(f'{printable(row.image)}: {printable(row.error)}', file=sys.stderr)
     if len(failed) > most:
-        print(f'... and {len(failed) - most} more images with an error, see {output}.', file=sys.stderr)
+        print(f'... and {counted(len(failed) - most, "more image")} with an error, see {output}.', file=sys.stderr)
 
 
 def print_table(rows: list[Row]) -> None:
@@ -111,7 +112,9 @@ def correlation_with_mos(rows: list[Row]) -> str:
     if len({score for score, _ in pairs}) < 2:
         return 'Rank correlation (SRCC) between score and MOS: not defined without two different scores.'
     scores, mos = (np.array(values) for values in zip(*pairs, strict=True))
-    return f'Rank correlation (SRCC) between score and MOS: {float(srcc(scores, mos)[0]):.3f} over {len(pairs)} images.'
+    return (
+        f'Rank correlation (SRCC) between score and MOS: {float(srcc(scores, mos)[0]):.3f} over {counted(len(pairs), "image")}.'
+    )
 
 
 def _valid(value: str | float | None) -> str | float | None:

@@ -322,7 +322,7 @@ def test_a_guide_in_bfloat16_takes_images_in_float(guide):
 @pytest.mark.parametrize(
     ('prompts', 'error', 'words'),
     [
-        ([PROMPT], ValueError, '2 images, not 1 of them'),
+        ([PROMPT], ValueError, 'one for each image, not 1 of them'),
         ('ab', ValueError, 'not a single text'),
         ([1.5, 1.5], TypeError, 'prompts'),
     ],

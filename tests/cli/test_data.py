@@ -250,7 +250,7 @@ def test_every_problem_is_reported_in_one_pass(agiqa_3k, workers):
         f'mislabelled: row 11: {rows[9]["name"]}: mos_quality is 5.01, outside its range 0 to 5',
         'mislabelled: row 14: new_normal_012.jpg is no image name of AGIQA-3K',
         f"mislabelled: row 27: {rows[25]['name']}: its prompt is 'of another image', that of 005 is 'prompt 5' in row 7",
-        'note: 1 images in the same folders have no row: unlisted.png',
+        'note: 1 image has no row, in the same folders: unlisted.png',
         'note: AGIQA-3K has 2,982 images, here are 119.',
     }
     assert len(lines) == len(expected)
@@ -290,7 +290,7 @@ def test_a_table_in_the_working_folder_is_found_by_its_bare_name(folder, monkeyp
     assert result.exit_code == 1, result.output
     *lines, verdict = result.stdout.splitlines()
     assert lines[0].startswith('duplicate: row 41: 039.png: the same file as 000.png') and len(lines) == 2
-    assert lines[1].startswith('note: 1 images') and lines[1].endswith(': unlisted.png')
+    assert lines[1].startswith('note: 1 image ') and lines[1].endswith(': unlisted.png')
     assert verdict == 'data.csv, 40 images of 20 prompts: 1 duplicate; 1 note.'
     result = run('prepare', 'data.csv', *NAMED, '-o', 'meta.csv')
     assert result.exit_code == 0 and len(read('meta.csv')) == 40

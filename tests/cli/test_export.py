@@ -282,9 +282,9 @@ def test_a_checkpoint_that_tells_nothing_has_to_be_whole(work, tmp_path):
     state = torch.load(work[0] / 'whole.pth', weights_only=True)['params']
     del state['metadata']
     for name, change, sentence in [
-        ('head.mlp.4.bias', None, '1 are missing, such as head.mlp.4.bias'),
-        ('backbone.vit.norm.bias', None, '1 are missing, such as backbone.vit.norm.bias'),
-        ('tail.bias', torch.ones(1), '1 are unknown, such as tail.bias'),
+        ('head.mlp.4.bias', None, '1 is missing, such as head.mlp.4.bias'),
+        ('backbone.vit.norm.bias', None, '1 is missing, such as backbone.vit.norm.bias'),
+        ('tail.bias', torch.ones(1), '1 is unknown, such as tail.bias'),
         ('head.mlp.4.bias', torch.ones(2), 'does not fit this network: .*head.mlp.4.bias'),
     ]:
         changed = {**state, name: change}

@@ -367,7 +367,7 @@ def test_a_choice_that_keeps_nothing_is_no_error_but_draws_no_sheet(folder):
 
 def test_links_lead_to_what_is_kept(table):
     result = run(table, '--best', 1, '--per', 'all', '--link-to', 'best')
-    assert '1 images linked from best.' in result.stderr and os.readlink('best/c.png') == os.path.abspath('x/c.png')
+    assert '1 image linked from best.' in result.stderr and os.readlink('best/c.png') == os.path.abspath('x/c.png')
 
 
 def test_without_a_choice_all_that_have_a_score_are_copied(table):
@@ -379,7 +379,7 @@ def test_the_same_again_copies_nothing_and_says_what_else_is_there(folder):
     grey('a.png', 50), grey('b.png', 99), grey('best/mine.png')
     assert run('a.png', 'b.png', '--best', 2, '--copy-to', 'best').exit_code == 0
     result = run('a.png', 'b.png', '--best', 1, '--copy-to', 'best')
-    assert '0 images copied to best; 1 were there already; it also holds 2 other files.' in result.stderr
+    assert '0 images copied to best; 1 was there already; it also holds 2 other files.' in result.stderr
 
 
 def test_the_score_is_written_into_copies_and_never_into_the_images(folder):

@@ -128,7 +128,7 @@ def test_a_missing_image_keeps_its_row_and_its_mos(tables, kind):
 
 def test_a_split_of_a_table_with_missing_images_is_refused(tables):
     (tables / 'images' / '2.png').unlink()
-    with pytest.raises(ValueError, match='1 images are missing.*row 4'):
+    with pytest.raises(ValueError, match='1 image is missing.*row 4'):
         read_dataset(section(tables, 'AIGCIQADataset'), split='split_1')
 
 

@@ -410,7 +410,7 @@ def aigciqa2023(small_releases, tmp_path):
         (b'no such table', 'is not a sound .mat file'),
         ({'MOS': np.zeros((2400, 1))}, 'no numbers with the name MOSz'),
         ({'MOSz': np.array([['text']], dtype=object)}, 'no numbers with the name MOSz'),
-        ({'MOSz': np.zeros((2399, 1))}, 'has 2399 scores, but AIGCIQA2023 has 2400 images'),
+        ({'MOSz': np.zeros((2399, 1))}, 'has 2,399 scores, but AIGCIQA2023 has 2,400 images'),
     ],
 )
 def test_scores_that_do_not_fit_the_release_are_an_error_that_names_their_file(aigciqa2023, small_releases, content, words):
@@ -427,7 +427,7 @@ def test_scores_that_do_not_fit_the_release_are_an_error_that_names_their_file(a
 
 def test_a_wrong_number_of_prompts_is_an_error(aigciqa2023):
     pandas.DataFrame({'a': ['x'], 'b': ['y'], 'c': ['a cat']}).to_excel(aigciqa2023 / 'AIGCIQA2023_Prompts.xlsx', index=False)
-    with pytest.raises(LabelError, match='has 1 prompts, but AIGCIQA2023 has 100'):
+    with pytest.raises(LabelError, match='has 1 prompt, but AIGCIQA2023 has 100'):
         read_labels(aigciqa2023)
 
 

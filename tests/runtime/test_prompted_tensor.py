@@ -192,9 +192,9 @@ def test_prompts_survive_every_step_between_dataset_and_metric(prompts, inferenc
 
 def test_prompts_must_fit_the_images():
     for images, prompts, reason in [
-        (torch.rand(2, 3, 4, 4), ['a'], 'each of the 2 images, not 1 of them'),
+        (torch.rand(2, 3, 4, 4), ['a'], 'a list of 2 prompts, one for each image, not 1 of them'),
         (torch.rand(1, 3, 4, 4), 'a', 'not a single text'),
-        (torch.rand(3, 4, 4), [], 'each of the 1 images'),
+        (torch.rand(3, 4, 4), [], 'a list of 1 prompt, one'),
         (torch.rand(4, 4), ['a'], r'not \(4, 4\)'),
     ]:
         with pytest.raises(ValueError, match=reason):

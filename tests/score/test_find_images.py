@@ -44,7 +44,7 @@ def test_other_and_hidden_files_of_a_folder_are_passed_over_and_others_counted(g
     Path('x/notes.txt').write_text('notes')
     rows, (note,) = find_images(['x'])
     assert [row.image for row in rows] == ['x/a.png']
-    assert note.startswith('1 files in the folders were left out')
+    assert note.startswith('1 file was left out in the folders')
 
 
 def test_a_table_names_images_and_prompts_and_may_stand_beside_images_without(grey):
@@ -85,7 +85,7 @@ def test_a_table_that_names_an_image_twice_says_whose_columns_are_lost(grey):
     Path('t.csv').write_text('image,prompt,seed\na.png,x,1\na.png,x,1\na.png,x,2\na.png,y,3\n')
     rows, (note,) = find_images(['t.csv'])
     assert [(row.prompt, row.columns) for row in rows] == [('x', {'seed': '1'}), ('y', {'seed': '3'})]
-    assert note.startswith("1 rows of 't.csv' name an image again")
+    assert note.startswith("In 't.csv', 1 row names an image again")
 
 
 def test_columns_that_cannot_be_text_are_left_out_with_a_note(grey):
@@ -103,7 +103,7 @@ def test_a_uri_is_found_and_a_folder_at_one_is_searched(grey, folder):
     assert [row.image for row in rows] == [f'{uri}/a b.png', f'{uri}/sub/c.png', f'{uri}/none.png', 'other://x']
     assert [row.error == '' for row in rows] == [True, True, False, False]
     assert all(row.error.startswith('cannot be listed: ') for row in rows[2:])
-    assert note.startswith('1 files')
+    assert note.startswith('1 file ')
 
 
 def test_an_argument_that_leads_to_no_image_gets_a_row(grey):

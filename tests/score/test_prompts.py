@@ -54,7 +54,7 @@ def test_an_image_without_one_clear_prompt_has_none_and_the_reason(folder):
         '',
     ]
     assert [row.prompt for row in rows] == [None] * 5 + ['d']
-    assert note == "1 names in 'p.csv' fit none of the images: other.png"
+    assert note == "1 name in 'p.csv' fits none of the images: other.png"
 
 
 def test_the_longest_fitting_path_wins(folder):

@@ -199,7 +199,7 @@ def test_a_score_that_is_not_finite_is_a_failure(pixels, value):
 
 def test_too_few_scores_are_a_failure(pixels):
     results = scored(pixels([0, 0]), lambda batch, prompts: [])
-    assert all(result.reason == 'made the metric fail: ValueError: 0 scores for 1 images' for result in results)
+    assert all(result.reason == 'made the metric fail: ValueError: 0 scores for 1 image' for result in results)
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, SystemExit])

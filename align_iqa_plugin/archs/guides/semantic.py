@@ -23,6 +23,7 @@ from jaxtyping import Float
 from open_clip.factory import load_state_dict
 from torch import Tensor, nn
 
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.names import suggest
 
 # Worst to best.
@@ -203,7 +204,7 @@ def _clean_prompts(prompts: Sequence[str | None] | None, count: int) -> list[str
         return [None] * count
     if isinstance(prompts, str) or len(prompts) != count:
         given = 'a single text' if isinstance(prompts, str) else f'{len(prompts)} of them'
-        raise ValueError(f'prompts is a list with one prompt (or None) for each of the {count} images, not {given}.')
+        raise ValueError(f'prompts is a list of {counted(count, "prompt")} (or None), one for each image, not {given}.')
     for index, prompt in enumerate(prompts):
         if prompt is not None and not isinstance(prompt, str):
             raise TypeError(f'prompts[{index}] is {prompt!r}, which is neither a text nor None.')

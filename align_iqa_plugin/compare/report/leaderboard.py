@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from align_iqa_plugin.runtime.counts import counted
 from align_iqa_plugin.runtime.csv_text import csv_text
 
 MARKDOWN_COLUMNS = {
@@ -55,11 +56,6 @@ def seconds_of(runs: pd.DataFrame, metric: str) -> float | None:
         runs: the metric table, by metric.
     """
     return value_of(runs['seconds'][metric]) if metric in runs.index else None
-
-
-def counted(count: int, noun: str) -> str:
-    """'1 image', '2,000 images'."""
-    return f'{count:,} {noun}{"s" * (count != 1)}'
 
 
 def leaderboard_csv(summary: Mapping) -> str:
@@ -119,7 +115,7 @@ def leaderboard_markdown(summary: Mapping) -> str:
             row = numbers['metrics'][metric]
             cells = [_markdown_number(row.get(key), with_interval=key == 'srcc') for key in columns]
             lines.append(_line([markdown_text(metric), row.get('group') or '', *cells, row['n'], row['failures']]))
-        lines += ['', f'{numbers["n"]:,} images. Metrics that share a group letter do not differ significantly.']
+        lines += ['', f'{counted(numbers["n"], "image")}. Metrics that share a group letter do not differ significantly.']
         if summary.get('resamples'):
             lines[-1] += f' In brackets: 95 % bootstrap intervals ({summary["resamples"]:,} resamples, seed {summary["seed"]}).'
         sections.append('\n'.join([*lines, '']))

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from align_iqa_plugin.compare.report.leaderboard import field_form, interval_of, ranked, value_of
 from align_iqa_plugin.runtime.atomic import atomic_file
+from align_iqa_plugin.runtime.counts import counted
 
 BLUE, GREY = '#0b5cad', '#767d87'
 MAX_VECTOR_POINTS = 20_000  # of more dots, an SVG file holds a picture
@@ -35,7 +36,7 @@ def ranking_figure(name: str, numbers: Mapping) -> Figure:
     right.set_yticks(range(len(metrics)), values, parse_math=False)
     right.tick_params(length=0)
     axes.set_xlabel('SRCC, 95 % interval; right: value and group')
-    axes.set_title(f'{name}, {numbers["n"]:,} images', parse_math=False)
+    axes.set_title(f'{name}, {counted(numbers["n"], "image")}', parse_math=False)
     _clean(axes)
     right.spines['right'].set_visible(False)
     return figure
@@ -92,7 +93,7 @@ def behaviour_figure(name: str, behaviour: Mapping) -> Figure:
         axes.tick_params(labelsize=7)
         _clean(axes)
     figure.supylabel('mean score, standard deviations', fontsize=9)
-    figure.suptitle(f'{name}, {behaviour["n"]:,} images', fontsize=11, parse_math=False)
+    figure.suptitle(f'{name}, {counted(behaviour["n"], "image")}', fontsize=11, parse_math=False)
     legend = figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=5, fontsize=8, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)

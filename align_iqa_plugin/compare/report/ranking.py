@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from align_iqa_plugin.compare.report.leaderboard import counted, field_form, interval_of, ranked, seconds_of, value_of
+from align_iqa_plugin.compare.report.leaderboard import field_form, interval_of, ranked, seconds_of, value_of
 from align_iqa_plugin.data.training_images import fitted_to
 from align_iqa_plugin.register import CONFIGS
+from align_iqa_plugin.runtime.counts import counted
 
 STRATA = {'generator': 'generator', 'style': 'style', 'prompt_length': 'length of the prompt'}
 
@@ -112,7 +113,7 @@ def dataset_view(
             for metric, row in rows.items()
         ],
         'generators': sorted(set(images['generator']) - {''}),
-        'points': f'{len(shown["images"]):,} of {len(images):,} images are shown, from the lowest MOS to the highest.'
+        'points': f'{len(shown["images"]):,} of {counted(len(images), "image")} are shown, from the lowest MOS to the highest.'
         if some
         else '',
         'has_std': any(metric['std'] for metric in shown['metrics']),
@@ -140,7 +141,7 @@ def _missing_pictures(images: list[Mapping]) -> str:
     pictures, unreadable = (sum(key in image for image in images) for key in ('picture', 'no_picture'))
     sentences = []
     if pictures + unreadable < len(images):
-        sentences.append(f'To stay small, this page holds the pictures of {pictures:,} of {len(images):,} images.')
+        sentences.append(f'To stay small, this page holds the pictures of {pictures:,} of {counted(len(images), "image")}.')
     if unreadable:
         sentences.append(f'{counted(unreadable, "picture")} could not be read.')
     return ' '.join(sentences)
