@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from align_iqa_plugin.cli.columns import GeneratorColumn, ImageColumn, PromptColumn, ScoreColumn
-from align_iqa_plugin.cli.errors import fail, stop
+from align_iqa_plugin.cli.errors import fail, say, stop
 
 BATCH_SIZE = 16
 
@@ -17,7 +17,10 @@ def evaluate(
     data: Annotated[Path, typer.Argument(help='Folder of the data set (with data.csv), or its table.')],
     split: Annotated[
         str,
-        typer.Option(help='Number of the prompt-disjoint split, or the name of any split: align-iqa data prepare lists them.'),
+        typer.Option(
+            help='Number of the prompt-disjoint split (the packaged model was fitted to the training images of 1), or the name '
+            'of any split: align-iqa data prepare lists them.'
+        ),
     ] = '1',
     phase: Annotated[str, typer.Option(help='train, val or test.')] = 'test',
     weights: Annotated[Path | None, typer.Option(help='A checkpoint of your own instead of the packaged model.')] = None,
@@ -56,6 +59,8 @@ def evaluate(
 
         from align_iqa_plugin.archs.pretrained import create_align_iqa, load_align_iqa
         from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
+        from align_iqa_plugin.data.splits import content_hashes
+        from align_iqa_plugin.data.training_images import fitted_to
         from align_iqa_plugin.evaluation.correlation import correlations
         from align_iqa_plugin.evaluation.predict import predict
         from align_iqa_plugin.models.options import read_options
@@ -80,6 +85,7 @@ def evaluate(
         )
         if dataset.shares_batches:
             dataset.opt['batch_size_per_gpu'] = batch_size or section.get('batch_size_per_gpu', BATCH_SIZE)
+        seen = 0 if weights else fitted_to(content_hashes(dataset.paths))
         network = {key: value for key, value in options['network'].items() if key != 'type'}
         if weights is None:
             metric = create_align_iqa(**network | {'pretrained': True})
@@ -93,6 +99,8 @@ def evaluate(
     for name, value in numbers.items():
         text = 'no fit' if value is None else f'{value}' if name == 'n' else f'{value:.4f}'
         typer.echo(f'{name:<12}{text:>8}')
+    if seen:
+        say(f'NOTE: the packaged model was fitted to {seen:,} of these images, so the numbers are too high. See --split.')
     if output is not None:
         images = [
             {'image': Path(path).name, 'score': score, 'mos': mos}

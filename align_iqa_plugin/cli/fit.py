@@ -96,7 +96,7 @@ def _print(problem, found, posterior, reliable) -> None:
         typer.echo('The score before the fit contradicts the ratings, and was not used.')
     if any(change.difference.high < 0 for change in found.values()):
         typer.echo(
-            'The fit agrees less with ratings that it has not seen than the score before: keep that, or rate more images.'
+            'On ratings that it has not seen, the fit agrees less than the score before: keep that, or rate more images.'
         )
     elif all(change.difference.low <= 0 for change in found.values()):
         typer.echo('The ratings are too few to show that the fit is better than the score before: rate more images.')

@@ -12,6 +12,7 @@ from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.pretrained import read_network
 from align_iqa_plugin.cli import app
 from align_iqa_plugin.evaluation.predict import Predictions
+from align_iqa_plugin.runtime.files import file_digest
 
 
 def run(*words):
@@ -176,3 +177,14 @@ def test_an_output_that_cannot_be_written_in_the_end_is_a_sentence(rated, tmp_pa
     assert result.exit_code == 1 and 'SRCC' in result.stdout, result.output
     assert result.stderr == f"align-iqa evaluate: '{tmp_path / 'x.json'}' cannot be written: No space left on device.\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_images_that_the_packaged_model_was_fitted_to_are_counted(rated, small_weights, monkeypatch):
+    seen = {file_digest(path)[:16] for path in rated.glob('*.png')}
+    monkeypatch.setattr('align_iqa_plugin.data.training_images._known', lambda: seen)
+    assert 'fitted' not in run('evaluate', rated, '--device', 'cpu', '--weights', small_weights).stderr
+    result = run('evaluate', rated, '--device', 'cpu')
+    number = result.stdout.split()[-1]
+    assert result.stderr == (
+        f'NOTE: the packaged model was fitted to {number} of these images, so the numbers are too high. See --split.\n'
+    )

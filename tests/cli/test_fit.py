@@ -118,9 +118,7 @@ def test_a_fit_that_does_harm_is_said_to_be_worse(work, tmp_path, monkeypatch):
     monkeypatch.setattr('align_iqa_plugin.evaluation.rating_report.cross_validated', lambda problem, advance: -problem.values)
     table = write(root, 'harm.csv', [['image', 'score'], *([f'{n:02}.png', shade] for n, shade in enumerate(shades))])
     result, _ = fitted(work, table, tmp_path)
-    assert (
-        result.exit_code == 0 and 'The fit agrees less with ratings that it has not seen than the score before' in result.stdout
-    )
+    assert result.exit_code == 0 and 'On ratings that it has not seen, the fit agrees less' in result.stdout
     assert 'too few' not in result.stdout
 
 
