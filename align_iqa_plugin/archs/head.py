@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from align_iqa_plugin.archs.deviation import chosen_points, explained_factor, scale_of
+from align_iqa_plugin.archs.invariance import Invariance
 from align_iqa_plugin.archs.ridge import OrderedPairs, dual_ridge
 
 SINCE_0_5 = ('inducing_points', 'explained', 'noise', 'error_scale')
@@ -54,6 +55,7 @@ class LinearHead(nn.Module):
         weights: Float[Tensor, ' d'] | None = None,
         mask: Bool[Tensor, 'n k'] | None = None,
         pairs: OrderedPairs | None = None,
+        invariance: float = 0.0,
     ) -> Float[Tensor, 'n k']:
         """Become the ridge regression of each column of `scores`, and of the differences of `pairs`, on `vectors`.
 
@@ -66,6 +68,8 @@ class LinearHead(nn.Module):
             weights: how much each entry of the vector counts, relative to the others; by default all alike.
             mask: False where a score is missing: the row takes no part in the regression of that target.
             pairs: rows and copies of them that should score lower by a margin, or the same.
+            invariance: a direction in which rows and the copies that are `alike` differ by a mean square of v, in variances of
+                the entries, counts 1 / (1 + invariance * v) of what it would.
 
         Returns:
             What the regression predicts for each row when the rows of its fold are left out, also where a score is missing.
@@ -81,10 +85,12 @@ class LinearHead(nn.Module):
         x = self.standardise(vectors if pairs is None else torch.cat([vectors, pairs.copies]))
         points = torch.zeros_like(x)
         points[:, columns] = x[:, columns]
+        seen = Invariance.of(points, pairs, invariance)
+        points = seen(points)
         gram, linear = self._gram(points, len(vectors))
         coefficients, bias, left_out = dual_ridge(gram, scores, alpha=alpha, folds=folds, mask=mask, pairs=pairs)
-        self._keep(coefficients)
-        self.weight.copy_(linear * (points.T.double() @ coefficients.double()))
+        self._keep(coefficients, seen)
+        self.weight.copy_(seen(linear * (coefficients.T.double() @ points.double())).T)
         self.bias.copy_(bias)
         self._fit_deviation(vectors, left_out - scores, alpha=alpha, folds=folds, mask=mask)
         return left_out
@@ -115,8 +121,8 @@ class LinearHead(nn.Module):
         points = points.double()
         return points @ points.T, 1.0
 
-    def _keep(self, coefficients: Tensor) -> None:
-        """Keep what the kernel needs beside its linear part."""
+    def _keep(self, coefficients: Tensor, seen: Invariance) -> None:
+        """Keep what the kernel needs beside its linear part, for vectors that `seen` has not changed."""
 
     def _fit_deviation(self, vectors: Tensor, errors: Tensor, *, alpha: float, folds: list[int], mask: Tensor | None) -> None:
         """Keep what `deviation` needs; the errors are of the rows as they are predicted without their folds."""
@@ -185,8 +191,9 @@ class KernelHead(LinearHead):
         components = self.support_vectors.double()
         return self._rbf(components, components) + linear * gram, linear
 
-    def _keep(self, coefficients: Tensor) -> None:
+    def _keep(self, coefficients: Tensor, seen: Invariance) -> None:
         self.coefficients = coefficients
+        self.projection.copy_(seen(self.projection.T).T)
 
     def deviation(self, vector: Float[Tensor, 'b d']) -> Float[Tensor, 'b k'] | None:
         """Standard deviation of the error of each score, in its unit: 90 % of MOS should lie within 1.645 of them.

@@ -1,8 +1,8 @@
 """Makes a kernel see less of what changes nothing: flips, small crops, and storing an image again.
 
-Directions in which an image and its harmless copies differ are made shorter, as in within-class covariance normalisation (Hatch,
-Kajarekar and Stolcke, "Within-class covariance normalization for SVM-based speaker recognition", Interspeech 2006), of which
-this is the form that leaves alone what no copy moves.
+Directions in which an image and its harmless copies differ are made shorter, as in within-class covariance normalisation
+(Hatch, Kajarekar and Stolcke, "Within-class covariance normalization for SVM-based speaker recognition", Interspeech 2006).
+Those in which no copy differs stay as they are.
 """
 
 from typing import NamedTuple

@@ -25,7 +25,7 @@ from align_iqa_plugin.archs.weights import read_weights
 from align_iqa_plugin.data.feature_cache import FeatureCache
 from align_iqa_plugin.models.adaptation import Adaptation
 from align_iqa_plugin.models.averaged_weights import AveragedWeights
-from align_iqa_plugin.models.fit import Fit, fit_head, image_keys
+from align_iqa_plugin.models.fit import FIT_OPTIONS, Fit, fit_head, image_keys
 from align_iqa_plugin.models.losses import ScoresLoss, order_loss
 from align_iqa_plugin.models.optimizers import build_optimizer, warm_up
 from align_iqa_plugin.models.predict import Forward, labels_of, scores_of
@@ -379,19 +379,9 @@ class AlignIQAModel(GeneralIQAModel):
     def _fit(self, dataset: BaseIQADataset, *, columns: slice | list[int] = slice(None), forward: Forward | None = None) -> Fit:
         train_opt = self.opt['train']
         alpha = float(train_opt['ridge_alpha'])
-        fit = fit_head(
-            self.net,
-            dataset,
-            alpha=alpha,
-            device=self.device,
-            cache=self.cache,
-            forward=forward,
-            order_share=train_opt.get('order_share') or 0.0,
-            order_weight=train_opt.get('order_weight', 1.0),
-            centre_weight=train_opt.get('centre_weight', 1.0),
-            pyramid_weight=train_opt.get('pyramid_weight', 1.0),
-            columns=columns,
-        )
+        options = {key: train_opt[key] for key in FIT_OPTIONS if train_opt.get(key) is not None}
+        where = {'device': self.device, 'cache': self.cache, 'forward': forward}
+        fit = fit_head(self.net, dataset, alpha=alpha, columns=columns, **where, **options)
         get_root_logger().info(
             f'The head is fitted to {fit.images} images by ridge regression, alpha {alpha}: RMSE {fit.rmse:.4f} on them, '
             f'{fit.rmse_left_out:.4f} when their prompts are left out.'

@@ -17,6 +17,9 @@ from align_iqa_plugin.models.fold_heads import FOLDS
 from align_iqa_plugin.models.predict import Forward, features_of, labels_of
 from align_iqa_plugin.models.process_group import broadcast, gather, rank, shard
 
+FIT_OPTIONS = ('order_share', 'order_weight', 'invariance', 'centre_weight', 'pyramid_weight')
+"""The keys of `train:` that `fit_head` takes under the same names."""
+
 
 class Fit(NamedTuple):
     """What a fit found.
@@ -91,6 +94,7 @@ def fit_head(
     forward: Forward | None = None,
     order_share: float = 0.0,
     order_weight: float = 1.0,
+    invariance: float = 0.0,
     centre_weight: float = 1.0,
     pyramid_weight: float = 1.0,
     columns: slice | list[int] = slice(None),
@@ -108,6 +112,7 @@ def fit_head(
         forward: as of `features_of`.
         order_share: the share of the images whose `Copies` are fitted too: how far below its image each should score.
         order_weight: of a copy's squared error, relative to that of a score.
+        invariance: as of `LinearHead.fit`, with the copies of `UNMOVED`.
         centre_weight: how much the features of the second view count for the head, relative to those of the whole image.
         pyramid_weight: the same of the pyramid's, relative to those of the pooled stages.
         columns: as of `LinearHead.fit`.
@@ -123,7 +128,8 @@ def fit_head(
         shown = {'device': device, 'description': 'features of the copies', 'show': rank() == 0}
         if len(copies):
             vectors = gather(features_of(network, copies, places, cache, forward, **shown), len(copies))
-            pairs = OrderedPairs([copy.image for copy in copies.copies], vectors, _margins(copies, rated), order_weight)
+            rows, alike = [copy.image for copy in copies.copies], [n for n, copy in enumerate(copies.copies) if not copy.lost]
+            pairs = OrderedPairs(rows, vectors, _margins(copies, rated), order_weight, alike)
     left_out = network.head.fit(
         rated.features,
         rated.targets,
@@ -133,6 +139,7 @@ def fit_head(
         weights=network.column_weights(centre=centre_weight, pyramid=pyramid_weight),
         mask=rated.mask,
         pairs=pairs,
+        invariance=invariance,
     )
     gain = network.head(rated.features) - left_out
     broadcast([*network.buffers(), gain])

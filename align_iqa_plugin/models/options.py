@@ -107,6 +107,11 @@ class TrainOptions(Section):
     order_weight: Positive = Field(
         1.0, description="Weight of a copy's squared error, relative to that of a score: in the fit, and in an adaptation."
     )
+    invariance: Annotated[Number, Field(ge=0)] = Field(
+        0.0,
+        description='With order_share: how much less the head sees of what a flip, a small crop and WebP change '
+        '(archs/invariance.py); 0 is not at all.',
+    )
     centre_weight: Positive = Field(
         1.0, description='With ridge_alpha and network.views: 2: how much the features of the centre count for the head.'
     )
@@ -241,6 +246,8 @@ def _of_adaptation(train: TrainOptions, section: dict) -> Iterator[tuple[tuple[s
     """What is wrong with the keys of an adaptation, and of the order that a head is fitted to."""
     if train.order_share and train.ridge_alpha is None:
         yield ('train', 'order_share'), 'has no effect without train.ridge_alpha.'
+    if train.invariance and not train.order_share:
+        yield ('train', 'invariance'), 'has no effect without train.order_share.'
     if train.adapt_alpha is None and train.trunk_cache:
         yield ('train', 'trunk_cache'), 'has no effect without train.adapt_alpha.'
     if train.adapt_alpha is None and section.get('with_copy'):

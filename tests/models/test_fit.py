@@ -65,6 +65,12 @@ def test_a_weight_makes_the_order_count_more(network, dataset):
     assert (heavy - wanted).square().mean() < (light - wanted).square().mean()
 
 
+def test_an_invariance_makes_harmless_copies_score_more_as_their_images_do(network, dataset):
+    _, _, before, wanted = scores(network, dataset, order_share=0.4)
+    _, _, found, _ = scores(network, dataset, order_share=0.4, invariance=10.0)
+    assert found[wanted == 0].abs().mean() < 0.5 * before[wanted == 0].abs().mean()
+
+
 def test_a_further_score_is_fitted_without_the_copies(tiny_options, tiny_images, tmp_path):
     torch.manual_seed(0)
     rows = (tiny_images / 'data.csv').read_text().splitlines()
