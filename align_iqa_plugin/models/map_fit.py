@@ -90,7 +90,8 @@ def read_map(network: AlignIQA, weights: Path | None) -> Float[Tensor, ' f']:
                 if (file.metadata() or {}).get('trunk') == trunk:
                     return file.get_tensor('direction') * (high - low)
         except (SafetensorError, OSError) as error:
-            raise ValueError(f'{path} cannot be read: fit the map again with --learn-from.') from error
+            way_out = 'reinstall align-iqa-plugin' if path == PACKAGED_MAP_FILE else 'fit the map again with --learn-from'
+            raise ValueError(f'{path} cannot be read: {way_out}.') from error
     raise ValueError(
         f'no map was fitted for these weights: add --learn-from FOLDER, with at least {LEAST} good pictures. That is done once.'
     )

@@ -96,6 +96,14 @@ def test_a_network_of_another_trunk_has_no_map_and_the_error_says_how_to_fit_one
     assert len(read_map(network, weights)) == 3
 
 
+def test_a_damaged_map_of_the_package_is_installed_again(network, tmp_path, monkeypatch):
+    packaged = tmp_path / 'quality_map.safetensors'
+    packaged.write_bytes(b'no tensors')
+    monkeypatch.setattr('align_iqa_plugin.models.map_fit.PACKAGED_MAP_FILE', packaged)
+    with pytest.raises(ValueError, match=r'quality_map\.safetensors cannot be read: reinstall align-iqa-plugin'):
+        read_map(network, None)
+
+
 def test_a_damaged_file_is_named(network, tmp_path):
     weights = tmp_path / 'mine.safetensors'
     map_file(weights).write_bytes(b'no tensors')
