@@ -477,6 +477,16 @@ def test_the_page_of_the_twelve_samples_is_under_three_megabytes():
     assert sum('picture' in image for image in data_of(text)[0]['images']) == 12
 
 
+def test_the_page_says_how_many_images_the_packaged_model_was_fitted_to(monkeypatch):
+    given = sample_comparison()
+    assert 'was fitted to' not in page.page_html(**given)
+    seen = given['scores']['image'].unique()[:3]
+    given['scores'].loc[given['scores']['image'].isin(seen), 'sha256'] = 'ab' * 32
+    monkeypatch.setattr('align_iqa_plugin.data.training_images._known', lambda: {('ab' * 32)[:16]})
+    text = page.page_html(**given)
+    assert text.count('was fitted to 3 of these images') == 1  # and no other metric was
+
+
 @pytest.mark.slow
 def test_the_page_of_600_images_and_20_metrics_is_under_15_megabytes(tmp_path):
     write_page(tmp_path / 'page', **large_comparison(tmp_path / 'images'))
