@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from align_iqa_plugin.compare.store import Configuration, LabelledImage, Result, Store, StoreError
+from align_iqa_plugin.runtime.counts import counted
 
 PLAIN = Configuration('entropy', '{"type": "Entropy"}', 'abc', 'version 1', score_range='0, 8')
 COUNT = 400
@@ -69,7 +70,7 @@ def test_whatever_page_is_lost_the_scores_on_others_are_rescued(whole, damaged, 
         found = read(path)
         assert found['scores'] <= rows['scores']
         counts.append(sum(row[3] is not None for row in found['scores']))
-        assert f"put '{path}' in its place, which has the {counts[-1]:,} scores" in message
+        assert f"put '{path}' in its place, which has {counted(counts[-1], 'score')} that" in message
     assert 0 < min(counts) < COUNT - 1 == max(counts)
 
 

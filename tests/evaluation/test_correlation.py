@@ -147,7 +147,8 @@ def test_rank_correlations_do_not_depend_on_the_scale_of_scores_and_turn_round_w
 class Rated(Dataset):
     """Stands in for `AIGCIQADataset`: the image is its own score."""
 
-    scores, mos = [], []
+    scores, mos, paths = [], [], []
+    shares_batches = True
 
     def __init__(self, options):
         self.opt = options
