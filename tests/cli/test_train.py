@@ -97,7 +97,7 @@ def test_evaluate_reads_the_checkpoint_and_its_numbers_are_those_of_scipy(traine
 
 
 FITTED_ALONE = {
-    'network': {'guide': 'none', 'injection': 'none'},
+    'network': {'guide': 'none', 'guide_options': None, 'injection': 'none', 'injection_options': None},
     'train': {'total_epoch': None, 'total_iter': 0, 'optim': None, 'scheduler': None, 'mos_loss_opt': None},
 }
 
