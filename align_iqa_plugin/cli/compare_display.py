@@ -70,12 +70,12 @@ def show_leaderboard(summary: Mapping, costs: 'pandas.DataFrame', images: 'Mappi
                 '' if seconds[metric] != seconds[metric] else f'{seconds[metric] * 1000:.1f} ms',
             )
         Console(width=None if sys.stdout.isatty() else 200).print(table)
-        fitted = ' and '.join(name for name in CONFIGS if name in dataset['metrics'])
-        seen = fitted_to(image.sha256 for image in images[name])
-        if fitted and seen:
+        fitted = [metric for metric in CONFIGS if metric in dataset['metrics']]
+        seen = fitted_to(image.sha256 for image in images[name]) if fitted else 0
+        if seen:
             say(
-                f'NOTE: {fitted} was fitted to {seen:,} of the images of {printable(name)}, so its numbers are too high. '
-                f'Those of AGIQA-3K that it has not seen: --split 1 --phase test.'
+                f'NOTE: {" and ".join(fitted)} {"was" if len(fitted) == 1 else "were"} fitted to {seen:,} of the images of '
+                f'{printable(name)}, so the numbers are too high. Test images of AGIQA-3K: --split 1 --phase test.'
             )
 
 

@@ -9,6 +9,7 @@ import typer
 
 from align_iqa_plugin.cli.columns import GeneratorColumn, ImageColumn, PromptColumn, ScoreColumn
 from align_iqa_plugin.cli.errors import fail, say, stop
+from align_iqa_plugin.runtime.files import PACKAGED_NAMES
 
 BATCH_SIZE = 16
 
@@ -85,7 +86,8 @@ def evaluate(
         )
         if dataset.shares_batches:
             dataset.opt['batch_size_per_gpu'] = batch_size or section.get('batch_size_per_gpu', BATCH_SIZE)
-        seen = 0 if weights else fitted_to(content_hashes(dataset.paths))
+        packaged = weights is None or str(weights) in PACKAGED_NAMES
+        seen = fitted_to(content_hashes(dataset.paths)) if packaged else 0
         network = {key: value for key, value in options['network'].items() if key != 'type'}
         if weights is None:
             metric = create_align_iqa(**network | {'pretrained': True})

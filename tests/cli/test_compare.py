@@ -367,6 +367,8 @@ def test_images_that_the_metric_was_fitted_to_are_counted(page, data, tmp_path, 
     assert 'fitted' not in run('-m', 'entropy', *common).stderr
     result = run('-m', 'entropy', 'align_iqa', *common)
     assert 'NOTE: align_iqa was fitted to 3 of the images of agiqa3k' in result.stderr
+    both = run('-m', 'align_iqa', 'align_iqa-fast', *common)
+    assert 'NOTE: align_iqa and align_iqa-fast were fitted to 3 of the images of agiqa3k' in both.stderr
 
 
 def test_columns_of_tables_and_releases_are_named_as_in_the_other_commands(page, data, tmp_path):
