@@ -55,6 +55,7 @@ class LinearHead(nn.Module):
         weights: Float[Tensor, ' d'] | None = None,
         mask: Bool[Tensor, 'n k'] | None = None,
         pairs: OrderedPairs | None = None,
+        harmless: Float[Tensor, 'r d'] | None = None,
         invariance: float = 0.0,
     ) -> Float[Tensor, 'n k']:
         """Become the ridge regression of each column of `scores`, and of the differences of `pairs`, on `vectors`.
@@ -68,8 +69,9 @@ class LinearHead(nn.Module):
             weights: how much each entry of the vector counts, relative to the others; by default all alike.
             mask: False where a score is missing: the row takes no part in the regression of that target.
             pairs: rows and copies of them that should score lower by a margin, or the same.
-            invariance: a direction in which rows and the copies that are `alike` differ by a mean square of v, in variances of
-                the entries, counts 1 / (1 + invariance * v) of what it would.
+            harmless: how much the vectors of images differ from those of copies that show the same in another form.
+            invariance: a direction in which `harmless` has a mean square of v, in variances of the entries, counts
+                1 / (1 + invariance * v) of what it would.
 
         Returns:
             What the regression predicts for each row when the rows of its fold are left out, also where a score is missing.
@@ -85,7 +87,7 @@ class LinearHead(nn.Module):
         x = self.standardise(vectors if pairs is None else torch.cat([vectors, pairs.copies]))
         points = torch.zeros_like(x)
         points[:, columns] = x[:, columns]
-        seen = Invariance.of(points, pairs, invariance)
+        seen = self._invariance(harmless, columns, invariance)
         points = seen(points)
         gram, linear = self._gram(points, len(vectors))
         coefficients, bias, left_out = dual_ridge(gram, scores, alpha=alpha, folds=folds, mask=mask, pairs=pairs)
@@ -94,6 +96,12 @@ class LinearHead(nn.Module):
         self.bias.copy_(bias)
         self._fit_deviation(vectors, left_out - scores, alpha=alpha, folds=folds, mask=mask)
         return left_out
+
+    def _invariance(self, harmless: Tensor | None, columns: slice | list[int], strength: float) -> Invariance:
+        differences = self.std.new_zeros(0 if harmless is None else len(harmless), len(self.std))
+        if harmless is not None:
+            differences[:, columns] = (harmless / self.std)[:, columns]
+        return Invariance.of(differences, strength)
 
     def deviation(self, vector: Float[Tensor, 'b d']) -> Float[Tensor, 'b k'] | None:
         """Standard deviation of the error of each score, in its unit; None where it is not known, as of a linear head."""

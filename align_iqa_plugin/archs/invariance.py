@@ -11,8 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from align_iqa_plugin.archs.ridge import OrderedPairs
-
 
 class Invariance(NamedTuple):
     """A symmetric linear map of standardised features.
@@ -26,20 +24,20 @@ class Invariance(NamedTuple):
     shrinkage: Tensor
 
     @classmethod
-    def of(cls, points: Float[Tensor, 'm d'], pairs: OrderedPairs | None, strength: float) -> 'Invariance':
-        """(I + strength * C)^(-1/2), where C is the mean of (row - copy)(row - copy)' of the pairs that are alike.
+    def of(cls, differences: Float[Tensor, 'r d'], strength: float) -> 'Invariance':
+        """(I + strength * C)^(-1/2), where C is the mean of the outer products of the differences with themselves.
 
         Args:
-            points: the rated rows, then the copies of `pairs`.
+            differences: of the standardised features of images and of their harmless copies.
             strength: 0 leaves all as it is.
         """
-        if pairs is None or not pairs.alike or not strength:
-            return cls(points.new_zeros(points.shape[1], 0), points.new_zeros(0))
-        first_copy = len(points) - len(pairs.rows)
-        rows, copies = zip(*((pairs.rows[pair], first_copy + pair) for pair in pairs.alike), strict=True)
-        differences = (points[list(rows)] - points[list(copies)]).double() / len(rows) ** 0.5
-        _, sizes, directions = torch.linalg.svd(differences, full_matrices=False)
-        return cls(directions.T, (1 + strength * sizes.square()).rsqrt() - 1)
+        if not len(differences) or not strength:
+            return cls(differences.new_zeros(differences.shape[1], 0), differences.new_zeros(0))
+        # the dual form: fewer copies than features
+        variances, weights = torch.linalg.eigh((differences @ differences.T).double() / len(differences))
+        kept = variances > variances[-1] * 1e-6
+        variances, weights = variances[kept], weights[:, kept] / (len(differences) * variances[kept]).sqrt()
+        return cls(differences.T @ weights.to(differences.dtype), (1 + strength * variances).rsqrt() - 1)
 
     def __call__(self, rows: Float[Tensor, 'n d']) -> Float[Tensor, 'n d']:
         """Rows, seen so."""

@@ -1,6 +1,5 @@
 """Ridge regression in its dual form, from scores and from ordered pairs at once."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,14 +17,12 @@ class OrderedPairs(NamedTuple):
         copies: vectors of the copies, (p, d).
         margins: (p, k), in the unit of the scores; NaN where the pair takes no part in the regression of a target.
         weight: of a pair's squared error, relative to that of a score.
-        alike: the pairs, by number, whose copies show the same in another form.
     """
 
     rows: list[int]
     copies: Tensor
     margins: Tensor
     weight: float = 1.0
-    alike: Sequence[int] = ()
 
 
 def dual_ridge(

@@ -1,7 +1,8 @@
 """Copies of some images of a data set: degraded ones, which should score lower, and changed ones, which should score alike.
 
-They teach a head order without any rating: `train.order_share` of an option file. Which images have copies, and at which level,
-follows from the file's name alone, so that all splits of a data set share the copies.
+They teach a head order without any rating, and what changes nothing: `train.order_share` and `train.invariance_share` of an
+option file. Which images have copies, and at which level, follows from the file's name alone, so that all splits of a data set
+share the copies.
 """
 
 import hashlib
@@ -57,14 +58,25 @@ class Copies(Dataset):
     Args:
         dataset: an `AIGCIQADataset` without augmentation.
         share: of its images, 0 to 1.
+        harmless_share: of its images that have the copies of `UNMOVED` at least, 0 to 1.
+
+    Attributes:
+        copies: those of `share` first, then what `harmless_share` adds.
+        ordered: how many the first ones are.
     """
 
-    def __init__(self, dataset: BaseIQADataset, share: float):
+    def __init__(self, dataset: BaseIQADataset, share: float, harmless_share: float = 0.0):
         self.dataset, self.opt = dataset, dataset.opt
         self.copies: list[TrainingCopy] = []
+        harmless: list[TrainingCopy] = []
         for image, path in enumerate(dataset.paths):
-            if _drawn(path, 'copied') < share * 2**32:
+            number = _drawn(path, 'copied') / 2**32
+            if number < share:
                 self.copies += _copies_of(image, path)
+            elif number < harmless_share:
+                harmless += [copy for copy in _copies_of(image, path) if copy.name in UNMOVED]
+        self.ordered = len(self.copies)
+        self.copies += harmless
 
     def __len__(self) -> int:
         return len(self.copies)

@@ -17,7 +17,7 @@ from align_iqa_plugin.models.fold_heads import FOLDS
 from align_iqa_plugin.models.predict import Forward, features_of, labels_of
 from align_iqa_plugin.models.process_group import broadcast, gather, rank, shard
 
-FIT_OPTIONS = ('order_share', 'order_weight', 'invariance', 'centre_weight', 'pyramid_weight')
+FIT_OPTIONS = ('order_share', 'order_weight', 'invariance', 'invariance_share', 'centre_weight', 'pyramid_weight')
 """The keys of `train:` that `fit_head` takes under the same names."""
 
 
@@ -26,7 +26,7 @@ class Fit(NamedTuple):
 
     Attributes:
         images: how many it was fitted to.
-        copies: how many copies of them it was fitted to.
+        copies: how many copies of them it made use of.
         rmse: root mean squared error on these images, in the unit of the MOS.
         rmse_left_out: the same when each image's prompt is left out of the fit.
         target_offsets: for each image, by `image_keys`, what the head gains from having seen it, (k,). Training adds it to the
@@ -95,6 +95,7 @@ def fit_head(
     order_share: float = 0.0,
     order_weight: float = 1.0,
     invariance: float = 0.0,
+    invariance_share: float = 0.0,
     centre_weight: float = 1.0,
     pyramid_weight: float = 1.0,
     columns: slice | list[int] = slice(None),
@@ -113,6 +114,7 @@ def fit_head(
         order_share: the share of the images whose `Copies` are fitted too: how far below its image each should score.
         order_weight: of a copy's squared error, relative to that of a score.
         invariance: as of `LinearHead.fit`, with the copies of `UNMOVED`.
+        invariance_share: the share of the images that have those copies; where it is smaller, `order_share`.
         centre_weight: how much the features of the second view count for the head, relative to those of the whole image.
         pyramid_weight: the same of the pyramid's, relative to those of the pooled stages.
         columns: as of `LinearHead.fit`.
@@ -121,15 +123,19 @@ def fit_head(
         ValueError: too few scores.
     """
     rated = rated_features(network, dataset, device=device, cache=cache, forward=forward)
-    pairs = None
-    if order_share:
-        copies = _copies(dataset, order_share)
+    copies = _copies(dataset, order_share, invariance_share)
+    pairs = harmless = None
+    if copies:
         places = list(shard(len(copies)))
         shown = {'device': device, 'description': 'features of the copies', 'show': rank() == 0}
-        if len(copies):
-            vectors = gather(features_of(network, copies, places, cache, forward, **shown), len(copies))
-            rows, alike = [copy.image for copy in copies.copies], [n for n, copy in enumerate(copies.copies) if not copy.lost]
-            pairs = OrderedPairs(rows, vectors, _margins(copies, rated), order_weight, alike)
+        vectors = gather(features_of(network, copies, places, cache, forward, **shown), len(copies))
+        rows = torch.tensor([copy.image for copy in copies.copies], device=device)
+        lost = torch.tensor([copy.lost for copy in copies.copies], device=device)
+        harmless = (rated.features[rows] - vectors)[lost == 0]
+        if copies.ordered:
+            ordered = slice(copies.ordered)
+            margins = _margins(dataset.opt, rated, rows[ordered], lost[ordered])
+            pairs = OrderedPairs(rows[ordered].tolist(), vectors[ordered], margins, order_weight)
     left_out = network.head.fit(
         rated.features,
         rated.targets,
@@ -139,6 +145,7 @@ def fit_head(
         weights=network.column_weights(centre=centre_weight, pyramid=pyramid_weight),
         mask=rated.mask,
         pairs=pairs,
+        harmless=harmless,
         invariance=invariance,
     )
     gain = network.head(rated.features) - left_out
@@ -150,13 +157,16 @@ def fit_head(
         float((scores - rated.targets).square()[rated.mask].mean().sqrt()) for scores in (left_out + gain, left_out)
     )
     offsets = dict(zip(rated.keys.tolist(), gain.cpu(), strict=True))
-    return Fit(len(rated.targets), len(pairs.rows) if pairs else 0, rmse, rmse_left_out, offsets)
+    return Fit(len(rated.targets), len(copies or ()), rmse, rmse_left_out, offsets)
 
 
-def _copies(dataset: BaseIQADataset, share: float) -> Copies:
+def _copies(dataset: BaseIQADataset, order_share: float, invariance_share: float) -> Copies | None:
+    if not order_share and not invariance_share:
+        return None
     if not isinstance(dataset, AIGCIQADataset):
-        raise ValueError(f'train.order_share needs type: AIGCIQADataset, not {type(dataset).__name__}.')
-    return Copies(dataset, share)
+        key = 'order_share' if order_share else 'invariance_share'
+        raise ValueError(f'train.{key} needs type: AIGCIQADataset, not {type(dataset).__name__}.')
+    return Copies(dataset, order_share, invariance_share)
 
 
 def _score_range(opt: Mapping, rated: Rated) -> tuple[float, float]:
@@ -168,22 +178,19 @@ def _score_range(opt: Mapping, rated: Rated) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _margins(copies: Copies, rated: Rated) -> Tensor:
+def _margins(opt: Mapping, rated: Rated, rows: Tensor, lost: Tensor) -> Tensor:
     """How far each copy should score below its image, (p, k); nothing is known of scores other than the main one.
 
     A picture of nothing gets the worst score. A degraded copy loses its share of the distance to one standard deviation of the
     scores below that, so that a degraded copy of a bad picture is still seen to be worse.
     """
-    device = rated.targets.device
-    rows = [copy.image for copy in copies.copies]
-    lost = torch.tensor([copy.lost for copy in copies.copies], device=device)
     scores, present = rated.targets[:, 0], rated.mask[:, 0]
     # normalised scores are 0 to 1, higher is better
-    lower_better = copies.opt.get('lower_better') and not copies.opt.get('mos_normalize')
-    worst = _score_range(copies.opt, rated)[1 if lower_better else 0]
+    lower_better = opt.get('lower_better') and not opt.get('mos_normalize')
+    worst = _score_range(opt, rated)[1 if lower_better else 0]
     deviation = float(scores[present].std()) * (-1 if lower_better else 1)
     shares = lost * (scores[rows] - worst + torch.where(lost < 1, deviation, 0.0))
-    margins = torch.full((len(rows), rated.targets.shape[1]), torch.nan, device=device)
+    margins = rated.targets.new_full((len(rows), rated.targets.shape[1]), torch.nan)
     margins[:, 0] = torch.where(present[rows], shares, torch.nan)
     return margins
 

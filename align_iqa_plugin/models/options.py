@@ -109,8 +109,11 @@ class TrainOptions(Section):
     )
     invariance: Annotated[Number, Field(ge=0)] = Field(
         0.0,
-        description='With order_share: how much less the head sees of what a flip, a small crop and WebP change '
-        '(archs/invariance.py); 0 is not at all.',
+        description='How much less the head sees of what a flip, a small crop and WebP change (archs/invariance.py); 0 is not '
+        'at all. It learns that from the copies of order_share and of invariance_share.',
+    )
+    invariance_share: Share | None = Field(
+        None, description='With invariance: the share of the training images that it flips, crops and saves as WebP to learn.'
     )
     centre_weight: Positive = Field(
         1.0, description='With ridge_alpha and network.views: 2: how much the features of the centre count for the head.'
@@ -246,8 +249,12 @@ def _of_adaptation(train: TrainOptions, section: dict) -> Iterator[tuple[tuple[s
     """What is wrong with the keys of an adaptation, and of the order that a head is fitted to."""
     if train.order_share and train.ridge_alpha is None:
         yield ('train', 'order_share'), 'has no effect without train.ridge_alpha.'
-    if train.invariance and not train.order_share:
-        yield ('train', 'invariance'), 'has no effect without train.order_share.'
+    if train.invariance and not train.order_share and not train.invariance_share:
+        yield ('train', 'invariance'), 'has no effect without train.invariance_share or train.order_share.'
+    if train.invariance_share and train.ridge_alpha is None:
+        yield ('train', 'invariance_share'), 'has no effect without train.ridge_alpha.'
+    if train.invariance_share and not train.invariance:
+        yield ('train', 'invariance_share'), 'has no effect without train.invariance.'
     if train.adapt_alpha is None and train.trunk_cache:
         yield ('train', 'trunk_cache'), 'has no effect without train.adapt_alpha.'
     if train.adapt_alpha is None and section.get('with_copy'):

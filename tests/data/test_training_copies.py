@@ -35,6 +35,16 @@ def test_a_share_of_one_takes_all_images_and_of_nothing_none(dataset):
     assert len(Copies(dataset, 0.0)) == 0
 
 
+def test_further_images_have_harmless_copies_alone(dataset):
+    alone, copies = Copies(dataset, 0.2), Copies(dataset, 0.2, 0.6)
+    assert copies.copies[: copies.ordered] == alone.copies and alone.ordered == len(alone)
+    further = copies.copies[copies.ordered :]
+    images = {copy.image for copy in further}
+    assert images == {copy.image for copy in Copies(dataset, 0.6).copies} - {copy.image for copy in alone.copies}
+    assert [copy.name for copy in further] == [*UNMOVED] * len(images)
+    assert Copies(dataset, 0.2, 0.1).copies == alone.copies
+
+
 def test_what_is_chosen_depends_on_the_name_of_the_file_alone(section, dataset):
     # two splits that share an image share its copies
     part = AIGCIQADataset(section | {'split_index': 3, 'split_ratio': '802'})

@@ -4,7 +4,7 @@ from pyiqa.data import build_dataset
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.data.feature_cache import FeatureCache
-from align_iqa_plugin.data.training_copies import Copies
+from align_iqa_plugin.data.training_copies import UNMOVED, Copies
 from align_iqa_plugin.models import fit
 from align_iqa_plugin.models.predict import features_of
 
@@ -65,10 +65,29 @@ def test_a_weight_makes_the_order_count_more(network, dataset):
     assert (heavy - wanted).square().mean() < (light - wanted).square().mean()
 
 
+def moved(network, dataset, **options):
+    """By how much harmless copies differ from their images in score, on average."""
+    found, _, falls, _ = scores(network, dataset, **options)
+    return found, falls[[copy.name in UNMOVED for copy in Copies(dataset, 0.4).copies]].abs().mean()
+
+
 def test_an_invariance_makes_harmless_copies_score_more_as_their_images_do(network, dataset):
-    _, _, before, wanted = scores(network, dataset, order_share=0.4)
-    _, _, found, _ = scores(network, dataset, order_share=0.4, invariance=10.0)
-    assert found[wanted == 0].abs().mean() < 0.5 * before[wanted == 0].abs().mean()
+    _, before = moved(network, dataset, order_share=0.4)
+    _, after = moved(network, dataset, order_share=0.4, invariance=10.0)
+    assert after < 0.5 * before
+
+
+def test_harmless_copies_of_more_images_serve_the_invariance(network, dataset):
+    few, before = moved(network, dataset, order_share=0.1, invariance=10.0)
+    many, after = moved(network, dataset, order_share=0.1, invariance=10.0, invariance_share=0.4)
+    assert many.copies > few.copies and after < 0.5 * before
+
+
+def test_an_invariance_needs_no_order(network, dataset):
+    _, before = moved(network, dataset)
+    found, after = moved(network, dataset, invariance=10.0, invariance_share=0.4)
+    assert found.copies == sum(copy.name in UNMOVED for copy in Copies(dataset, 0.4).copies)
+    assert after < 0.5 * before
 
 
 def test_a_further_score_is_fitted_without_the_copies(tiny_options, tiny_images, tmp_path):
@@ -107,8 +126,9 @@ def test_a_dataset_of_pyiqa_has_no_copies(network, tiny_options, tiny_images):
     table = tiny_images.parent / 'plain.csv'
     table.write_text('\n'.join(f'{name},{mos}' for name, _, mos in rows))
     section |= {'meta_info_file': str(table), 'augment': {'totensor': None}, 'phase': 'train', 'batch_size_per_gpu': 4}
-    with pytest.raises(ValueError, match='train.order_share needs type: AIGCIQADataset, not GeneralNRDataset'):
-        fit.fit_head(network, build_dataset(section), alpha=0.1, device=CPU, order_share=0.5)
+    for key in ('order_share', 'invariance_share'):
+        with pytest.raises(ValueError, match=f'train.{key} needs type: AIGCIQADataset, not GeneralNRDataset'):
+            fit.fit_head(network, build_dataset(section), alpha=0.1, device=CPU, **{key: 0.5})
 
 
 def test_the_network_has_the_range_that_the_data_set_states_or_else_that_of_its_scores(network, tiny_options):

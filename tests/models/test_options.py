@@ -236,7 +236,12 @@ def test_every_key_is_described(model):
         ('train.optim=~', "train lacks the key 'optim'."),
         ('train.trunk_cache=x', 'train.trunk_cache has no effect without train.adapt_alpha.'),
         ('datasets.train.with_copy=true', 'datasets.train.with_copy has no effect without train.adapt_alpha.'),
-        ('train.invariance=0.5', 'train.invariance has no effect without train.order_share.'),
+        ('train.invariance=0.5', 'train.invariance has no effect without train.invariance_share or train.order_share.'),
+        (
+            'train={total_iter: 0, invariance_share: 0.1, invariance: 1}',
+            'train.invariance_share has no effect without train.ridge_alpha.',
+        ),
+        ('train.invariance_share=0.1', 'train.invariance_share has no effect without train.invariance.'),
         ('train.centre_weight=0.5', 'train.centre_weight has no effect without network.views: 2.'),
         ('train={total_iter: 0, order_share: 0.1}', 'train.order_share has no effect without train.ridge_alpha.'),
         ('train.mos_loss_opt=~', "train lacks a loss, the key 'mos_loss_opt'"),
