@@ -164,6 +164,8 @@ class AlignIQA(nn.Module):
         self.config['head_options'] = options
         self.score_range: tuple[float, float] | None = None
         self.register_buffer('trained', torch.tensor(False))
+        self._is_trained = False  # the same, where a GPU need not be waited for, and torch.compile can look
+        self.register_load_state_dict_post_hook(_note_trained)
 
     def forward(
         self, image: Float[Tensor, 'b c h w'], caption_list: Sequence[str | None] | None = None
@@ -249,13 +251,18 @@ class AlignIQA(nn.Module):
 
     @property
     def is_trained(self) -> bool:
-        return bool(self.trained)
+        return self._is_trained
 
     @is_trained.setter
     def is_trained(self, value: bool) -> None:
         self.trained.fill_(value)
+        self._is_trained = value
 
     @property
     def reads_prompts(self) -> bool:
         """Whether scores depend on `caption_list`; a guide that does not say that it reads none counts as one that does."""
         return self.guide is not None and getattr(self.guide, 'reads_prompts', True)
+
+
+def _note_trained(network: AlignIQA, _: object) -> None:
+    network.is_trained = bool(network.trained)

@@ -75,7 +75,7 @@ def to_unit_range(image: Shaped[Tensor, 'b c h w'], dtype: torch.dtype) -> Float
     """Images in [0, 1] and of this type, from floating-point ones, whose values outside are limited (`limit`).
 
     A warning says so where values lie outside by more than rounding: images in [-1, 1] or [0, 255] would get scores that mean
-    nothing.
+    nothing. A compiled network (torch.compile) cannot look at values, and warns of none.
 
     Raises:
         ValueError: the images are not of a floating-point type.
@@ -83,6 +83,8 @@ def to_unit_range(image: Shaped[Tensor, 'b c h w'], dtype: torch.dtype) -> Float
     if not image.is_floating_point():
         raise ValueError(f'images are {image.dtype}, but have to be floating-point RGB in [0, 1]: divide uint8 images by 255.')
     image = image.to(dtype)
+    if torch.compiler.is_compiling():
+        return limit(image)
     low, high = image.detach().aminmax() if image.numel() else (0, 1)
     if low < -ROUNDING or high > 1 + ROUNDING:
         warnings.warn('images have values outside [0, 1], which are limited to it: check their range.', stacklevel=2)
