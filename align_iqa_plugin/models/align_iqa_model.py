@@ -385,6 +385,6 @@ class AlignIQAModel(GeneralIQAModel):
         get_root_logger().info(
             f'The head is fitted to {fit.images} images by ridge regression, alpha {alpha}: RMSE {fit.rmse:.4f} on them, '
             f'{fit.rmse_left_out:.4f} when their prompts are left out.'
-            + (f' {fit.copies} copies of them keep their order.' if fit.copies else '')
+            + (f' It made use of {fit.copies} copies of them.' if fit.copies else '')
         )
         return fit
