@@ -142,7 +142,9 @@ def split_by_name(labels: Labels, name: str, contents: Sequence[str] | None = No
 
 
 def phases_of(labels: Labels, name: str, hash_files: Callable[[list[str]], list[str]] | None = None) -> list[str]:
-    """The phase of each row in a split: from the table's own column, or computed where the table has no split columns.
+    """The phase of each row in a split: from the table's column of this name, or computed where it has no split columns.
+
+    A split column is one with 'split' in its name.
 
     Args:
         labels: the table.
@@ -152,7 +154,7 @@ def phases_of(labels: Labels, name: str, hash_files: Callable[[list[str]], list[
     Raises:
         LabelError: the table has split columns, but not this one; or there is no such split.
     """
-    present = [column for column in labels.header if 'split' in column]
+    present = [column for column in labels.header if 'split' in column or column == name]
     if not present:
         return split_by_name(labels, name, hash_files and hash_files([row.path for row in labels.rows]))
     if name not in present:

@@ -142,6 +142,12 @@ def test_split_columns_choose_the_rows_and_override_phase_goes_first(release):
     assert 'ratio712_seed123_split_03' in message and "'ratio712_seed123_split_02'" in message
 
 
+def test_a_column_of_any_name_may_hold_the_split(release):
+    rows = [[*row, side] for row, side in zip(release_rows(3), ['train', 'val', 'train'], strict=True)]
+    write_rows(release, rows, [*HEADER, 'part'])
+    assert names(build_dataset(section(release, split_index='part'))) == ['000.jpg', '002.jpg']
+
+
 def test_a_phase_without_rows_is_an_error(release):
     message = error_of(section(release, split_index=1, phase='val'))  # pyiqa's default ratio is 802
     assert "no row for the phase 'val'" in message and 'ratio802_seed123_split_01' in message
