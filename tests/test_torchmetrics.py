@@ -101,7 +101,8 @@ def test_a_plot_spans_the_scale_of_the_ratings(small):
     pytest.importorskip('matplotlib')
     metric = plugin.AlignIQAScore()
     metric.update(IMAGES)
-    assert metric.plot()[1].get_ylim() == pytest.approx((1, 9), abs=1)  # torchmetrics leaves a margin
+    low, high = metric.plot()[1].get_ylim()
+    assert 0 < low <= 1 and 9 <= high < 10  # torchmetrics leaves a margin
     small.score_range = None
     metric.plot()
 

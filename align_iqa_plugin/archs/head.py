@@ -98,9 +98,10 @@ class LinearHead(nn.Module):
         return left_out
 
     def _invariance(self, harmless: Tensor | None, columns: slice | list[int], strength: float) -> Invariance:
-        differences = self.std.new_zeros(0 if harmless is None else len(harmless), len(self.std))
-        if harmless is not None:
-            differences[:, columns] = (harmless / self.std)[:, columns]
+        if harmless is None or not strength:
+            return Invariance.of(self.std.new_zeros(0, len(self.std)), 0.0)
+        differences = torch.zeros_like(harmless)
+        differences[:, columns] = (harmless / self.std)[:, columns]
         return Invariance.of(differences, strength)
 
     def deviation(self, vector: Float[Tensor, 'b d']) -> Float[Tensor, 'b k'] | None:

@@ -106,8 +106,8 @@ def show_behaviour(summary: Mapping) -> None:
             table.add_row(Text(row['metric']), row['unit'], *row['cells'])
         console.print(table)
         for row in view['failures']:
-            number = counted(row['count'], 'picture')
-            sentence = f'{row["metric"]}: no score for {number}, such as {row["example"]}: {row["reason"]}'
+            pictures = row['example'] if row['count'] == 1 else f'{row["count"]} pictures, such as {row["example"]}'
+            sentence = f'{row["metric"]}: no score for {pictures}: {row["reason"]}'
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)  # names and reasons may hold brackets
 
 

@@ -36,6 +36,7 @@ from align_iqa_plugin.data.splits import (
     split_by_name,
     split_name,
 )
+from align_iqa_plugin.data.training_images import check_unseen, keeps_packaged_head
 from align_iqa_plugin.evaluation.correlation import correlations
 from align_iqa_plugin.evaluation.predict import predict
 from align_iqa_plugin.models.run_folder import run_lock
@@ -208,6 +209,11 @@ def _run_fold(given: Mapping, kind: str, column: str, root: Path) -> dict:
     for section in options['datasets'].values():
         section['split_index'] = column
     section = next((s for phase, s in options['datasets'].items() if phase.startswith('val')), options['datasets']['train'])
+    labels = _labels(section)
+    phases = split_by_name(labels, column, contents := content_hashes([row.path for row in labels.rows]))
+    if keeps_packaged_head(options):
+        tested = [content for content, phase in zip(contents, phases, strict=True) if phase == 'test']
+        check_unseen(tested, f'{column}, phase test')
     if kind == 'ipce' and not _chooses_an_epoch(options):
         options['datasets'] = {'train': options['datasets']['train']}
     best = train(options, root=root, resume=True)
@@ -221,9 +227,7 @@ def _run_fold(given: Mapping, kind: str, column: str, root: Path) -> dict:
     cache = FeatureCache(folder, net) if folder and not trained else None
     dataset = AIGCIQADataset({**section, 'name': 'test', 'phase': 'test', 'check_images': cache is None})
     device = 'cuda' if torch.cuda.is_available() and options.get('num_gpu') != 0 else 'cpu'
-    tested = predict(net, dataset, device=device, cache=cache, description='test')
-    labels = _labels(section)
-    phases = split_by_name(labels, column, contents := content_hashes([row.path for row in labels.rows]))
+    predicted = predict(net, dataset, device=device, cache=cache, description='test')
     result = {
         'column': column,
         'seed': options.get('manual_seed'),
@@ -231,7 +235,7 @@ def _run_fold(given: Mapping, kind: str, column: str, root: Path) -> dict:
         'data_sha256': _data_hash(labels, contents),
         'best': {name: {metric: numbers['val'] for metric, numbers in metrics.items()} for name, metrics in best.items()},
         'iteration': next((numbers['iter'] for metrics in best.values() for numbers in metrics.values()), None),
-        'test': correlations(tested.scores, tested.mos),
+        'test': correlations(predicted.scores, predicted.mos),
         'network_sha256': hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         'environment': environment(),
     }

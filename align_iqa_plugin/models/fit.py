@@ -131,7 +131,8 @@ def fit_head(
         vectors = gather(features_of(network, copies, places, cache, forward, **shown), len(copies))
         rows = torch.tensor([copy.image for copy in copies.copies], device=device)
         lost = torch.tensor([copy.lost for copy in copies.copies], device=device)
-        harmless = (rated.features[rows] - vectors)[lost == 0]
+        if invariance:
+            harmless = rated.features[rows[lost == 0]] - vectors[lost == 0]
         if copies.ordered:
             ordered = slice(copies.ordered)
             margins = _margins(dataset.opt, rated, rows[ordered], lost[ordered])

@@ -22,17 +22,19 @@ def check_options(options: dict) -> None:
     problems = []
     with quiet_log(), torch.random.fork_rng(devices=[]):
         for phase, section in options['datasets'].items():
-            found = _dataset_problems(phase, section, options.get('num_gpu', 'auto'))
+            found = _dataset_problems(phase, section, options)
             problems += [f'datasets.{phase}{problem}' for problem in found]
         problems += _network_problems(options)
     if problems:
         raise ValueError(failure(f'the training {options["name"]!r}', problems))
 
 
-def _dataset_problems(phase: str, section: dict, gpus: int | str) -> list[str]:
+def _dataset_problems(phase: str, section: dict, options: dict) -> list[str]:
     import torch
 
     from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
+    from align_iqa_plugin.data.splits import content_hashes
+    from align_iqa_plugin.data.training_images import check_unseen, keeps_packaged_head
 
     if section['type'] != 'AIGCIQADataset':
         paths = [key for key in ('dataroot_target', 'dataroot_ref', 'meta_info_file', 'split_file') if section.get(key)]
@@ -40,8 +42,11 @@ def _dataset_problems(phase: str, section: dict, gpus: int | str) -> list[str]:
         return [f'.{key}: there is no {section[key]}.' for key in missing]
     try:
         dataset = AIGCIQADataset(section | {'phase': phase.split('_')[0], 'check_images': False})
+        if phase != 'train' and keeps_packaged_head(options):
+            check_unseen(content_hashes(dataset.paths), section['name'])
     except (ValueError, OSError) as error:
         return [f': {error}']
+    gpus = options.get('num_gpu', 'auto')
     batch = section.get('batch_size_per_gpu', 1) * max(1, torch.cuda.device_count() if gpus == 'auto' else int(gpus))
     images = len(dataset) * section.get('dataset_enlarge_ratio', 1)
     if phase == 'train' and batch > images:

@@ -256,6 +256,16 @@ def test_copies_that_fail_are_named_and_make_the_status_1(contrast, data, tmp_pa
     assert re.search(r'nima: no score for \d+ pictures, such as \d+\.png, \w+ \d: .* ValueError: nothing to see', result.stdout)
 
 
+@pytest.mark.parametrize(('count', 'words'), [(1, 'no score for black: '), (2, 'no score for 2 pictures, such as black: ')])
+def test_the_number_of_pictures_without_a_score_is_said_where_there_are_several(count, words, monkeypatch, capsys):
+    empty = dict.fromkeys(['kinds', 'pictures', 'rows', 'changes', 'change_rows'], [])
+    failure = {'metric': 'piqe', 'count': count, 'example': 'black', 'reason': 'it is flat.'}
+    view = {'images': 3, **empty, 'failures': [failure]}
+    monkeypatch.setattr('align_iqa_plugin.compare.report.behaviour.behaviour_view', lambda _: view)
+    compare_display.show_behaviour({'datasets': {'samples': {'behaviour': {}}}})
+    assert f'piqe: {words}' in capsys.readouterr().out
+
+
 def test_a_stopped_run_of_copies_goes_on(contrast, data, tmp_path, monkeypatch):
     command = ['-m', 'entropy', '-d', 'agiqa3k', '--data', data, '--out', tmp_path / 'out', '--workers', 0, '--behaviour', 3]
     call = Contrast.__call__

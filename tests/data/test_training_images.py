@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from align_iqa_plugin.data import training_images
 from align_iqa_plugin.data.labels import read_labels
 from align_iqa_plugin.data.splits import phases_of, split_name
-from align_iqa_plugin.data.training_images import fitted_to
+from align_iqa_plugin.data.training_images import check_unseen, fitted_to, keeps_packaged_head
 from align_iqa_plugin.score.find_images import sample_rows
 
 
@@ -15,6 +16,35 @@ def digests(paths):
 
 def test_the_samples_are_test_images():
     assert fitted_to(digests(row.path for row in sample_rows())) == 0
+
+
+@pytest.mark.parametrize(
+    ('network', 'start', 'alpha', 'kept'),
+    [
+        ({}, None, None, False),
+        ({}, 'mine.pth', None, False),
+        ({}, 'packaged', None, True),
+        ({}, 'packaged-fast', None, True),
+        ({}, 'packaged', 0.2, False),
+        ({'pretrained': True}, None, None, True),
+        ({'pretrained_model_path': 'packaged'}, None, None, True),
+        ({'pretrained_model_path': 'mine.pth'}, None, None, False),
+        ({'pretrained': True, 'pretrained_model_path': 'mine.pth'}, None, None, False),
+        ({'pretrained': True}, 'mine.pth', None, False),
+        ({'pretrained': True}, None, 0.2, False),
+    ],
+)
+def test_a_training_may_start_from_a_head_that_was_fitted_to_them(network, start, alpha, kept):
+    options = {'network': network, 'path': {'pretrain_network': start}, 'train': {'ridge_alpha': alpha}}
+    assert keeps_packaged_head(options) is kept
+
+
+def test_images_that_the_packaged_head_was_fitted_to_cannot_test_what_starts_from_it(monkeypatch):
+    seen, unseen = (hashlib.sha256(content).hexdigest() for content in (b'seen', b'unseen'))
+    monkeypatch.setattr(training_images, '_known', lambda: {seen[:16]})
+    check_unseen([unseen], 'a set')
+    with pytest.raises(ValueError, match='fitted to 1 of the images of a set, .* set train.ridge_alpha'):
+        check_unseen([unseen, seen], 'a set')
 
 
 @pytest.mark.data

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.pretrained import create_align_iqa
 from align_iqa_plugin.cli import app
+from align_iqa_plugin.data import training_images
 from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
 from align_iqa_plugin.evaluation import protocol
 from align_iqa_plugin.evaluation.correlation import correlations
@@ -91,6 +92,17 @@ def test_folds_that_are_in_the_results_file_are_not_run_again(run, fitted_option
     run_protocol(fitted_options, kind='prompt', folds=['1'], root=root, output=root / 'results.json', report=lines.append)
     assert lines == [f'fold 1: in {root / "results.json"} already.']
     assert (root / 'results.json').read_text() == before
+
+
+def test_a_fold_is_not_begun_where_the_packaged_head_that_it_starts_from_was_fitted_to_its_test_images(
+    fitted_options, tiny_images, tmp_path, monkeypatch
+):
+    digests = {hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in tiny_images.rglob('*.png')}
+    monkeypatch.setattr(training_images, '_known', lambda: digests)
+    monkeypatch.setattr(protocol, 'train', lambda *_, **__: pytest.fail('it trained'))
+    options = {**fitted_options, 'path': {'pretrain_network': 'packaged'}, 'train': {'total_iter': 1}}
+    with pytest.raises(ValueError, match='fitted to [1-9][0-9]* of the images of ratio712_seed123_split_02, phase test'):
+        run_protocol(options, kind='prompt', folds=['2'], root=tmp_path, output=tmp_path / 'results.json', report=print)
 
 
 def test_a_fold_that_another_process_writes_meanwhile_is_kept(run, fitted_options, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.pretrained import checkpoint_state, full_state
 from align_iqa_plugin.cli import app
+from align_iqa_plugin.data import training_images
 from align_iqa_plugin.data.dataset_options import DatasetOptions
 from align_iqa_plugin.models.options import (
     LoggerOptions,
@@ -29,6 +30,7 @@ from align_iqa_plugin.models.options import (
 )
 from align_iqa_plugin.models.options_check import check_options
 from align_iqa_plugin.models.options_file import dump, parse, read_file
+from align_iqa_plugin.runtime.files import file_digest
 
 FOLDER = Path(__file__).resolve().parents[2] / 'options' / 'train' / 'AlignIQA'
 FILES = sorted(FOLDER.glob('*.yml'))
@@ -674,6 +676,15 @@ def test_a_pretrained_network_has_to_fit_the_network_and_its_frozen_weights(smal
         torch.save({'params': state}, tmp_path / name)
         with pytest.raises(ValueError, match=f'path.pretrain_network: .*{name}: .*{words}'):
             small(f'path.pretrain_network={tmp_path / name}')
+
+
+def test_images_that_the_packaged_head_was_fitted_to_cannot_validate_what_starts_from_it(small, tmp_path, monkeypatch):
+    seen = {file_digest(path)[:16] for path in (tmp_path / 'images').iterdir()}
+    monkeypatch.setattr(training_images, '_known', lambda: seen)
+    start = ['path.pretrain_network=packaged', 'path.strict_load=false']
+    small(*start, 'train.ridge_alpha=0.2')
+    with pytest.raises(ValueError, match='datasets.val: the packaged head was fitted to 2 of the images of agiqa3k_val, '):
+        small(*start, 'train.ridge_alpha=~')
 
 
 def test_a_command_with_a_bad_file_ends_with_status_2_before_any_work(tmp_path, monkeypatch):
