@@ -22,7 +22,7 @@ def fitted_to(digests: Iterable[str]) -> int:
 def keeps_packaged_head(options: Mapping) -> bool:
     """Whether a training starts from the head of a packaged model, and not from one that it fits itself."""
     network = options['network']
-    start = options['path'].get('pretrain_network') or network.get('pretrained_model_path')
+    start = options.get('path', {}).get('pretrain_network') or network.get('pretrained_model_path')
     packaged = start in PACKAGED_NAMES or (start is None and network.get('pretrained') is True)
     return packaged and options['train'].get('ridge_alpha') is None
 
