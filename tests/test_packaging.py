@@ -21,9 +21,9 @@ def read(contents, end):
     return contents.read(name).decode()
 
 
-def test_the_wheel_is_pure_and_under_95_megabytes(wheel):
+def test_the_wheel_is_pure_and_under_97_megabytes(wheel):
     assert wheel.name == f'align_iqa_plugin-{align_iqa_plugin.__version__}-py3-none-any.whl'
-    assert wheel.stat().st_size < 95e6
+    assert wheel.stat().st_size < 97e6  # PyPI takes files of up to 100 MB
 
 
 def test_the_wheel_brings_the_weights_the_samples_and_the_licence(contents):

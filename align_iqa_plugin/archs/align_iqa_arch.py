@@ -10,8 +10,8 @@ The figure of the paper, one module a box::
     image -> backbone, with injection layers before some of its blocks: class tokens and maps of the stages
           -> msfa: one vector -> head: scores
 
-A network of two views does this for the whole image and for its centre, and the head reads both vectors. With
-``guided_views: 1`` the centre goes through the plain ViT alone.
+A network of two views does this for the whole image and for its centre, each with a head of its own, and gives the weighted
+mean of their scores. With ``guided_views: 1`` the centre goes through the plain ViT alone.
 
 From the paper: the plain ViT, guidance tokens injected into it (CGI), the aggregation of its stages (MSFA), the alternatives in
 the appendix' tables 1 to 4. Ours, where the appendix is silent: the equations of the parts (see their modules), the frozen
@@ -20,6 +20,7 @@ backbone, the head, the input size, the second view.
 Weights come from and go to files in `pretrained.py`; pyiqa builds networks by `pretrained.create_align_iqa`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from align_iqa_plugin.archs.injection import Injection
 from align_iqa_plugin.archs.msfa import StagePool, pool_stages
 from align_iqa_plugin.archs.parts import build_part
 from align_iqa_plugin.archs.score_range import is_optimised, limit_scores
+from align_iqa_plugin.archs.view_heads import ViewHeads
 from align_iqa_plugin.archs.views import centre, check_images, to_unit_range
 from align_iqa_plugin.archs.weights import PACKAGED_BACKBONE, backbone_state
 
@@ -64,8 +66,9 @@ class AlignIQA(nn.Module):
         freeze_backbone: train the other parts only; checkpoints then hold the hash of the backbone in place of its weights.
         input_size: side in pixels of the square whose area every view is resized to, aspect ratio kept.
         views: 1 for the whole image, 2 for its centre too (`backbone.centre`), which shows detail, at twice the cost.
-        guided_views: how many of them guidance and aggregation reach, by default all. With 1 of 2 the head reads the pooled
-            stage features of the plain ViT for the centre: it errs differently, so that both together err less.
+        guided_views: how many of them guidance and aggregation reach, by default all. With 1 of 2 the head of the centre reads
+            the pooled stage features of the plain ViT: it errs differently, so that both together err less.
+        view_weights: of the scores of two views, relative to each other; by default .7 for the whole and .3 for the centre.
         stages: number of stages of equal depth that the backbone is cut into; 1 reads the last map alone.
         guide: 'saliency', 'semantic' or 'none'.
         guide_options: keywords of the guide, such as ``{vlm_weights: FILE}`` of the semantic one.
@@ -73,7 +76,7 @@ class AlignIQA(nn.Module):
         injection_options: keywords of the injection, such as ``{blocks: [9, 10, 11]}``.
         aggregation: 'msfa' or 'stage_pool'.
         aggregation_options: keywords of the aggregation, such as ``{channels: 96}`` of 'msfa'.
-        head: 'kernel', 'linear' or 'mlp'.
+        head: 'kernel', 'linear' or 'mlp'; each view has one.
         head_options: keywords of the head, such as ``{components: 64}``.
         targets: number of scores for an image, such as quality, alignment, authenticity; the first one is the main score.
 
@@ -90,7 +93,7 @@ class AlignIQA(nn.Module):
     guide: nn.Module | None
     injection: Injection | None
     msfa: StagePool
-    head: LinearHead
+    head: LinearHead | ViewHeads
     trained: Tensor
 
     def __init__(
@@ -102,6 +105,7 @@ class AlignIQA(nn.Module):
         input_size: int = 224,
         views: int = 1,
         guided_views: int | None = None,
+        view_weights: Sequence[float] | None = None,
         stages: int = 4,
         guide: str = 'saliency',
         guide_options: dict[str, Any] | None = None,
@@ -127,6 +131,11 @@ class AlignIQA(nn.Module):
             raise ValueError(f'guided_views is {guided_views!r}, not a whole number from 1 to views, {views}.')
         if guided < views and guide == 'none':
             raise ValueError(f'guided_views is {guided} of {views} views, but guide is none: name a guide, or remove it.')
+        weights = [0.7, 0.3] if view_weights is None and views == 2 else view_weights
+        numbers = weights if isinstance(weights, Sequence) else []
+        positive = [weight for weight in numbers if isinstance(weight, int | float) and 0 < weight < math.inf]
+        if weights is not None and not len(positive) == len(numbers) == views == 2:
+            raise ValueError(f'view_weights is {view_weights!r}, not two positive numbers for a network of two views.')
         self.views, self.guided_views = views, guided
         self.backbone = GuidedViT(
             name=backbone,
@@ -143,6 +152,7 @@ class AlignIQA(nn.Module):
             'input_size': input_size,
             'views': views,
             'guided_views': guided,
+            'view_weights': None if weights is None else [float(weight) for weight in weights],
             'stages': stages,
             'guide': guide,
             'injection': injection,
@@ -159,9 +169,11 @@ class AlignIQA(nn.Module):
         self.msfa, options = build_part('aggregation', aggregation, aggregation_options, width=width, stages=stages)
         self.config['aggregation_options'] = options
         self.plain_width = 2 * width * stages  # of a view without guidance
-        vector_width = guided * self.msfa.width + (views - guided) * self.plain_width
-        self.head, options = build_part('head', head, head_options, width=vector_width, targets=targets)
-        self.config['head_options'] = options
+        heads = []
+        for vector_width in [self.msfa.width] * guided + [self.plain_width] * (views - guided):
+            part, self.config['head_options'] = build_part('head', head, head_options, width=vector_width, targets=targets)
+            heads.append(part)
+        self.head = heads[0] if weights is None else ViewHeads(heads, weights)
         self.score_range: tuple[float, float] | None = None
         self.register_buffer('trained', torch.tensor(False))
         self._is_trained = False  # the same, where a GPU need not be waited for, and torch.compile can look
@@ -236,12 +248,12 @@ class AlignIQA(nn.Module):
         guidance = self.guide(view, caption_list) if self.guide else None  # (b, g, e)
         return self.backbone(view, self.injection, guidance)
 
-    def column_weights(self, *, centre: float = 1.0, pyramid: float = 1.0) -> Float[Tensor, ' f']:
-        """How much each entry of the vector should count for a head; 1 for those of the whole image's pooled stages."""
+    def column_weights(self, *, pyramid: float = 1.0) -> Float[Tensor, ' f']:
+        """How much each entry of the vector should count for its head: 1 for those of the pooled stages."""
         guided = torch.ones(self.msfa.width, device=self.trained.device)
         guided[self.msfa.pooled_width :] = pyramid
-        second = guided if self.guided_views > 1 else guided.new_ones(self.plain_width)
-        return torch.cat([guided, centre * second][: self.views])
+        plain = guided.new_ones(self.plain_width)
+        return torch.cat([guided] * self.guided_views + [plain] * (self.views - self.guided_views))
 
     @property
     def pooled_columns(self) -> list[int]:

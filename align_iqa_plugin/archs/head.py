@@ -98,8 +98,8 @@ class LinearHead(nn.Module):
         return left_out
 
     def _invariance(self, harmless: Tensor | None, columns: slice | list[int], strength: float) -> Invariance:
-        if harmless is None or not strength:
-            return Invariance.of(self.std.new_zeros(0, len(self.std)), 0.0)
+        if harmless is None:
+            return Invariance.of(self.std.new_zeros(0, len(self.std)), strength)
         differences = torch.zeros_like(harmless)
         differences[:, columns] = (harmless / self.std)[:, columns]
         return Invariance.of(differences, strength)
@@ -222,9 +222,10 @@ class KernelHead(LinearHead):
     @torch.no_grad()
     def calibrate(self, vectors: Float[Tensor, 'n d'], errors: Float[Tensor, ' n']) -> None:
         """Scale the deviation of the first target to errors on images that the head was not fitted to."""
+        self.error_scale[0] = 1
         deviation = self.deviation(vectors)
         if deviation is not None:
-            self.error_scale[0] *= scale_of(errors, deviation[:, 0].square().to(errors.dtype))
+            self.error_scale[0] = scale_of(errors, deviation[:, 0].square().to(errors.dtype))
 
     def _fit_deviation(self, vectors: Tensor, errors: Tensor, *, alpha: float, folds: list[int], mask: Tensor | None) -> None:
         present = torch.ones_like(errors, dtype=torch.bool) if mask is None else mask

@@ -119,7 +119,7 @@ def load_checkpoint(network: AlignIQA, state: Mapping[str, Tensor], name: str, *
             state = {key: tensor for key, tensor in state.items() if not key.startswith('head.')}
             state |= network.head.state_dict(prefix='head.')
             if saved is not None:
-                keys = ('views', 'guided_views', 'head', 'head_options', 'targets')
+                keys = ('views', 'guided_views', 'view_weights', 'head', 'head_options', 'targets')
                 saved['network'] |= {key: network.config[key] for key in keys}
         if saved is None:
             _check_complete(network, state)
@@ -252,6 +252,8 @@ def _check_complete(network: AlignIQA, state: dict[str, Tensor]) -> None:
 def _check_same_network(network: AlignIQA, saved: Mapping[str, Any]) -> None:
     theirs, ours = {'views': 1} | saved['network'], dict(network.config)  # versions before 0.6 had one view
     theirs.setdefault('guided_views', theirs['views'])  # older ones guided all
+    if theirs['views'] > 1 and 'view_weights' not in theirs:
+        raise ValueError('it has one head for two views, as versions 0.6 and 0.7 had: fit it again, or use version 0.7.')
     if theirs.pop('targets', 1) < ours.pop('targets'):
         raise ValueError(f'it has fewer targets than this network, {network.config["targets"]}.')
     for key in ours | theirs:

@@ -19,9 +19,9 @@ PACKAGED_MODEL_FILE = PACKAGED / 'align_iqa_agiqa3k.safetensors'
 PACKAGED_MODEL_CARD = PACKAGED / 'align_iqa_agiqa3k.json'
 PACKAGED_FAST_FILE = PACKAGED / 'align_iqa_fast_agiqa3k.safetensors'
 PACKAGED_FAST_CARD = PACKAGED / 'align_iqa_fast_agiqa3k.json'
-PACKAGED_MAP_FILE = PACKAGED / 'quality_map.safetensors'
 PACKAGED_TRAINING_IMAGES = PACKAGED / 'training_images.txt'
 PACKAGED_MODELS = dict(zip(PACKAGED_NAMES, (PACKAGED_MODEL_FILE, PACKAGED_FAST_FILE), strict=True))
+PACKAGED_MAPS = [file.with_suffix('.map.safetensors') for file in PACKAGED_MODELS.values()]  # as models/map_fit.py names them
 
 
 def weights_file(path: str | Path) -> Path:

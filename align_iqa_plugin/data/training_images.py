@@ -4,13 +4,12 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from align_iqa_plugin.archs.weights import PACKAGED_TRAINING_IMAGES
-from align_iqa_plugin.runtime.files import PACKAGED_NAMES
 
 _DIGITS = 16  # of a SHA-256: enough to tell images apart
 
 
 def fitted_to(digests: Iterable[str]) -> int:
-    """How many of some images the heads of the packaged models were fitted to.
+    """How many of some images the heads of the packaged models were fitted to; CGI and MSFA of the best one learned from them.
 
     Args:
         digests: SHA-256 of the files, in hexadecimal digits.
@@ -19,16 +18,21 @@ def fitted_to(digests: Iterable[str]) -> int:
     return sum(digest[:_DIGITS] in known for digest in digests)
 
 
-def keeps_packaged_head(options: Mapping) -> bool:
-    """Whether a training starts from the head of a packaged model, and not from one that it fits itself."""
+def starts_from_them(options: Mapping) -> bool:
+    """Whether a training starts from weights that learned from these images.
+
+    These are the parts of the packaged model, and the head of either packaged model where no head is fitted anew: CGI and MSFA
+    of the fast one learned from photographs.
+    """
     network = options['network']
     start = options.get('path', {}).get('pretrain_network') or network.get('pretrained_model_path')
-    packaged = start in PACKAGED_NAMES or (start is None and network.get('pretrained') is True)
-    return packaged and options['train'].get('ridge_alpha') is None
+    if start is None and network.get('pretrained') is True:
+        start = 'packaged'
+    return start == 'packaged' or (start == 'packaged-fast' and options['train'].get('ridge_alpha') is None)
 
 
 def check_unseen(digests: Iterable[str], name: str) -> None:
-    """ValueError where the heads of the packaged models were fitted to images that are to validate or test a training.
+    """ValueError where weights that a training starts from learned from images that are to validate or test it.
 
     Args:
         digests: as of `fitted_to`.
@@ -36,8 +40,8 @@ def check_unseen(digests: Iterable[str], name: str) -> None:
     """
     if seen := fitted_to(digests):
         raise ValueError(
-            f'the packaged head was fitted to {seen:,} of the images of {name}, so a training that starts from it would get '
-            'numbers that are too high: set train.ridge_alpha, which fits the head anew.'
+            f'the packaged model learned from {seen:,} of the images of {name}, so a training that starts from it would get '
+            "numbers that are too high: start from 'packaged-fast' and fit the head (train.ridge_alpha), or from no weights."
         )
 
 

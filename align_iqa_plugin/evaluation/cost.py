@@ -19,8 +19,9 @@ from align_iqa_plugin.runtime.memory import PeakMemory
 
 CASES = {  # each with the case that it is compared to
     'align_iqa, forward': 'backbone, forward',
-    'with CGI, forward': 'backbone, forward',
-    'with CGI, training step': 'backbone, fine-tuning step',
+    'align_iqa-fast, forward': 'backbone, forward',
+    'align_iqa, training step': 'backbone, fine-tuning step',
+    'align_iqa-fast, training step': 'backbone, fine-tuning step',
 }
 METRIC_CASES = {
     f'metric, {name}': 'metric, align_iqa'
@@ -123,15 +124,10 @@ def build_case(name: str, batch_size: int, device: str) -> Case:
 
 
 def _network_case(name, batch_size, device) -> Case:
-    from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
     from align_iqa_plugin.archs.pretrained import create_align_iqa
 
     train = 'step' in name
-    whole = create_align_iqa(pretrained=True)
-    if 'CGI' in name:  # with the same fitted head
-        guided = AlignIQA(guide='saliency', injection='cgi')
-        guided.head.load_state_dict(whole.head.state_dict())
-        guided.is_trained, whole = True, guided
+    whole = create_align_iqa(pretrained_model_path='packaged-fast' if 'fast' in name else 'packaged')
     network: torch.nn.Module = whole.to(device).train(train)
     if name.startswith('backbone'):
         network = whole.backbone.vit.requires_grad_(train).train(train)

@@ -36,7 +36,7 @@ from align_iqa_plugin.data.splits import (
     split_by_name,
     split_name,
 )
-from align_iqa_plugin.data.training_images import check_unseen, keeps_packaged_head
+from align_iqa_plugin.data.training_images import check_unseen, starts_from_them
 from align_iqa_plugin.evaluation.correlation import correlations
 from align_iqa_plugin.evaluation.predict import predict
 from align_iqa_plugin.models.run_folder import run_lock
@@ -211,7 +211,7 @@ def _run_fold(given: Mapping, kind: str, column: str, root: Path) -> dict:
     section = next((s for phase, s in options['datasets'].items() if phase.startswith('val')), options['datasets']['train'])
     labels = _labels(section)
     phases = split_by_name(labels, column, contents := content_hashes([row.path for row in labels.rows]))
-    if keeps_packaged_head(options):
+    if starts_from_them(options):
         tested = [content for content, phase in zip(contents, phases, strict=True) if phase == 'test']
         check_unseen(tested, f'{column}, phase test')
     if kind == 'ipce' and not _chooses_an_epoch(options):

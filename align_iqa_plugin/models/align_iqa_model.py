@@ -25,11 +25,11 @@ from align_iqa_plugin.archs.weights import read_weights
 from align_iqa_plugin.data.feature_cache import FeatureCache
 from align_iqa_plugin.models.adaptation import Adaptation
 from align_iqa_plugin.models.averaged_weights import AveragedWeights
-from align_iqa_plugin.models.fit import FIT_OPTIONS, Fit, fit_head, image_keys
+from align_iqa_plugin.models.fit import FIT_OPTIONS, Fit, calibrate_head, fit_head, image_keys
 from align_iqa_plugin.models.losses import ScoresLoss, order_loss
 from align_iqa_plugin.models.optimizers import build_optimizer, warm_up
 from align_iqa_plugin.models.predict import Forward, labels_of, scores_of
-from align_iqa_plugin.models.process_group import all_reduce, all_reduce_gradients, rank, shard, world_size
+from align_iqa_plugin.models.process_group import all_reduce, all_reduce_gradients, barrier, rank, shard, world_size
 from align_iqa_plugin.models.training_state import serialize
 from align_iqa_plugin.models.validation import Selection, validation_metrics
 from align_iqa_plugin.runtime.atomic import atomic_write
@@ -353,19 +353,29 @@ class AlignIQAModel(GeneralIQAModel):
             )
         self.net.train()
 
-    def finish(self, dataset: BaseIQADataset) -> None:
-        """After an adaptation fit the head of the best network, or of the last where there is no best, to the training images.
+    def finish(self, dataset: BaseIQADataset, val_set: BaseIQADataset | None = None) -> None:
+        """Complete the best network, or the last where there is no best, and save it again under its name.
 
-        It is saved again under its name.
+        After an adaptation its head is fitted to the training images. Where parts of it were trained, on whatever images, the
+        deviation of its scores is scaled to their errors on `val_set`: images that the parts have learned from say too little.
         """
-        if self.adaptation is None or self.opt['train'].get('ridge_alpha') is None:
+        fits = self.opt['train'].get('ridge_alpha') is not None
+        if not (self.trained or self.opt['path'].get('pretrain_network')) or (self.adaptation is not None and not fits):
             return
+        barrier(self.device)  # process 0 may still be writing the file
         folder = Path(self.opt['path']['models'])
         path = next(path for path in (folder / 'net_best.pth', folder / 'net_latest.pth') if path.exists())
         load_checkpoint(self.net, read_weights(path, 'net'), str(path))
-        forward = self.adaptation.features if self.adaptation.trunk else None
-        self.adaptation = self.average = self.cache = None  # nobody asks for the features of this network again
-        self._fit(self._unchanged_images(dataset), forward=forward)
+        self.average = None  # the file has the averaged weights
+        if self.trained:
+            self.cache = None  # nobody asks for the features of this network again
+        forward = None
+        if self.adaptation is not None:
+            forward = self.adaptation.features if self.adaptation.trunk else None
+            self.adaptation = None
+            self._fit(self._unchanged_images(dataset), forward=forward)
+        if val_set is not None:
+            calibrate_head(self.net, val_set, device=self.device, cache=self.cache, forward=forward)
         self.save_network(self.net, path.stem)
 
     def _unchanged_images(self, dataset: BaseIQADataset | None) -> BaseIQADataset:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyiqa.data.base_iqa_dataset import BaseIQADataset
@@ -17,7 +17,7 @@ from align_iqa_plugin.models.fold_heads import FOLDS
 from align_iqa_plugin.models.predict import Forward, features_of, labels_of
 from align_iqa_plugin.models.process_group import broadcast, gather, rank, shard
 
-FIT_OPTIONS = ('order_share', 'order_weight', 'invariance', 'invariance_share', 'centre_weight', 'pyramid_weight')
+FIT_OPTIONS = ('order_share', 'order_weight', 'invariance', 'invariance_share', 'pyramid_weight')
 """The keys of `train:` that `fit_head` takes under the same names."""
 
 
@@ -67,12 +67,12 @@ def rated_features(
     device: torch.device,
     cache: FeatureCache | None = None,
     forward: Forward | None = None,
+    description: str = 'features of the training images',
 ) -> Rated:
     """Features and labels of a dataset; all processes of a training take part. Arguments as of `features_of`."""
     count, places = len(dataset), list(shard(len(dataset)))
     labels = [labels_of(dataset, place) for place in places]
     network.eval()
-    description = 'features of the training images'
     shown = {'device': device, 'description': description, 'show': rank() == 0}
     features = features_of(network, dataset, places, cache, forward, **shown)
     targets, mask = (torch.stack([label[name] for label in labels]).to(device) for name in ('targets', 'target_mask'))
@@ -96,7 +96,6 @@ def fit_head(
     order_weight: float = 1.0,
     invariance: float = 0.0,
     invariance_share: float = 0.0,
-    centre_weight: float = 1.0,
     pyramid_weight: float = 1.0,
     columns: slice | list[int] = slice(None),
 ) -> Fit:
@@ -115,8 +114,7 @@ def fit_head(
         order_weight: of a copy's squared error, relative to that of a score.
         invariance: as of `LinearHead.fit`, with the copies of `UNMOVED`.
         invariance_share: the share of the images that have those copies; where it is smaller, `order_share`.
-        centre_weight: how much the features of the second view count for the head, relative to those of the whole image.
-        pyramid_weight: the same of the pyramid's, relative to those of the pooled stages.
+        pyramid_weight: how much the features of the pyramid count for the head, relative to those of the pooled stages.
         columns: as of `LinearHead.fit`.
 
     Raises:
@@ -143,7 +141,7 @@ def fit_head(
         alpha=alpha,
         folds=rated.folds.tolist(),
         columns=columns,
-        weights=network.column_weights(centre=centre_weight, pyramid=pyramid_weight),
+        weights=network.column_weights(pyramid=pyramid_weight),
         mask=rated.mask,
         pairs=pairs,
         harmless=harmless,
@@ -159,6 +157,16 @@ def fit_head(
     )
     offsets = dict(zip(rated.keys.tolist(), gain.cpu(), strict=True))
     return Fit(len(rated.targets), len(copies or ()), rmse, rmse_left_out, offsets)
+
+
+@torch.no_grad()
+def calibrate_head(network: AlignIQA, dataset: BaseIQADataset, **where: Any) -> None:
+    """Scale the deviation of the main score to its errors on a dataset that the network has not seen; see `rated_features`."""
+    rated = rated_features(network, dataset, description='features of the validation images', **where)
+    rows = rated.mask[:, 0]
+    if rows.any():
+        features = rated.features[rows]
+        network.head.calibrate(features, network.head(features)[:, 0] - rated.targets[rows, 0])
 
 
 def _copies(dataset: BaseIQADataset, order_share: float, invariance_share: float) -> Copies | None:

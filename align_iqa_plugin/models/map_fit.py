@@ -15,7 +15,7 @@ from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.pretrained import trunk_digest
 from align_iqa_plugin.archs.quality_map import MapFit
 from align_iqa_plugin.archs.score_range import known_range
-from align_iqa_plugin.archs.weights import PACKAGED_MAP_FILE
+from align_iqa_plugin.archs.weights import PACKAGED_MAPS
 from align_iqa_plugin.data.degradations import LEVELS, degrade
 from align_iqa_plugin.data.images import read_image
 from align_iqa_plugin.runtime.atomic import atomic_write
@@ -72,7 +72,7 @@ def save_map(path: Path, network: AlignIQA, direction: Float[Tensor, ' f']) -> N
 
 
 def read_map(network: AlignIQA, weights: Path | None) -> Float[Tensor, ' f']:
-    """The direction for the maps of a network, in the unit of its score: the one beside its weights, or that of the package.
+    """The direction for the maps of a network, in the unit of its score: the one beside its weights, or one of the package.
 
     Args:
         weights: the file that the network is of; None for a packaged one.
@@ -82,7 +82,7 @@ def read_map(network: AlignIQA, weights: Path | None) -> Float[Tensor, ' f']:
     """
     trunk = trunk_digest(network)
     low, high = known_range(network.score_range)
-    for path in (weights and map_file(weights), PACKAGED_MAP_FILE):
+    for path in (weights and map_file(weights), *PACKAGED_MAPS):
         if path is None or not path.is_file():
             continue
         try:
@@ -90,7 +90,7 @@ def read_map(network: AlignIQA, weights: Path | None) -> Float[Tensor, ' f']:
                 if (file.metadata() or {}).get('trunk') == trunk:
                     return file.get_tensor('direction') * (high - low)
         except (SafetensorError, OSError) as error:
-            way_out = 'reinstall align-iqa-plugin' if path == PACKAGED_MAP_FILE else 'fit the map again with --learn-from'
+            way_out = 'reinstall align-iqa-plugin' if path in PACKAGED_MAPS else 'fit the map again with --learn-from'
             raise ValueError(f'{path} cannot be read: {way_out}.') from error
     raise ValueError(
         f'no map was fitted for these weights: add --learn-from FOLDER, with at least {LEAST} good pictures. That is done once.'

@@ -115,9 +115,6 @@ class TrainOptions(Section):
     invariance_share: Share | None = Field(
         None, description='With invariance: the share of the training images that it flips, crops and saves as WebP to learn.'
     )
-    centre_weight: Positive = Field(
-        1.0, description='With ridge_alpha and network.views: 2: how much the features of the centre count for the head.'
-    )
     pyramid_weight: Positive = Field(
         1.0, description='With ridge_alpha and aggregation: msfa: how much the features of the pyramid count for the head.'
     )
@@ -231,8 +228,6 @@ class Options(Section):
             lossless = not train.mos_loss_opt and not train.metric_loss_opt
             found += [(('train',), "lacks a loss, the key 'mos_loss_opt' (or metric_loss_opt).")] * lossless
         found += _of_adaptation(train, self.datasets['train'])
-        if train.centre_weight != 1 and self.network.get('views', 1) != 2:
-            found.append((('train', 'centre_weight'), 'has no effect without network.views: 2.'))
         for phase, section in self.datasets.items():
             found += [(('datasets', phase, key), sentence) for key, sentence in _of_phase(phase, section, self.network)]
         sets = [section['name'] for phase, section in self.datasets.items() if phase != 'train']

@@ -34,7 +34,7 @@ def _dataset_problems(phase: str, section: dict, options: dict) -> list[str]:
 
     from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
     from align_iqa_plugin.data.splits import content_hashes
-    from align_iqa_plugin.data.training_images import check_unseen, keeps_packaged_head
+    from align_iqa_plugin.data.training_images import check_unseen, starts_from_them
 
     if section['type'] != 'AIGCIQADataset':
         paths = [key for key in ('dataroot_target', 'dataroot_ref', 'meta_info_file', 'split_file') if section.get(key)]
@@ -42,7 +42,7 @@ def _dataset_problems(phase: str, section: dict, options: dict) -> list[str]:
         return [f'.{key}: there is no {section[key]}.' for key in missing]
     try:
         dataset = AIGCIQADataset(section | {'phase': phase.split('_')[0], 'check_images': False})
-        if phase != 'train' and keeps_packaged_head(options):
+        if phase != 'train' and starts_from_them(options):
             check_unseen(content_hashes(dataset.paths), section['name'])
     except (ValueError, OSError) as error:
         return [f': {error}']

@@ -180,7 +180,8 @@ class _Loop:
                 self._validate_and_save()
             self.model.save_network(self.model.net, 'net', -1)
             self.stop.can_wait = False  # no iteration follows that would look for a signal
-            self.model.finish(self.train_set)
+            chosen_on = (val_set for val_set in self.val_sets if val_set.opt['name'] == self.model.selection.select_on)
+            self.model.finish(self.train_set, next(chosen_on, None))
         except (FloatingPointError, OSError) as error:
             raise TrainingError(self._reason(error)) from error
         finally:

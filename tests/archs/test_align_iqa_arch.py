@@ -43,7 +43,7 @@ def network(trained=True, **options):
     torch.manual_seed(0)
     net = AlignIQA(**TINY | options)
     if trained:
-        vectors, scores = torch.randn(12, len(net.head.mean)), torch.randn(12, net.config['targets'])
+        vectors, scores = torch.randn(12, len(net.column_weights())), torch.randn(12, net.config['targets'])
         net.head.fit(vectors, scores, alpha=0.1, folds=list(range(12)))
         net.is_trained = True
     return net.eval()
@@ -91,15 +91,31 @@ def test_with_one_guided_view_of_two_the_centre_is_seen_by_the_plain_vit():
     torch.testing.assert_close(two.forward_features(image, views=1), one.forward_features(image))
 
 
-def test_column_weights_are_those_of_the_centre_and_of_the_pyramid():
+def test_column_weights_are_those_of_the_pyramid():
     net = network(views=2)
-    weights = net.column_weights(centre=0.5, pyramid=0.1)
     pooled, width = net.msfa.pooled_width, net.msfa.width
-    parts = weights.split([pooled, width - pooled, pooled, width - pooled])
-    assert [part.unique().tolist() for part in parts] == [[1], [pytest.approx(0.1)], [0.5], [pytest.approx(0.05)]]
-    weights = network(views=2, guided_views=1).column_weights(centre=0.5, pyramid=0.1)
-    parts = weights.split([pooled, width - pooled, pooled])
-    assert [part.unique().tolist() for part in parts] == [[1], [pytest.approx(0.1)], [0.5]]
+    parts = net.column_weights(pyramid=0.1).split([pooled, width - pooled, pooled, width - pooled])
+    assert [part.unique().tolist() for part in parts] == [[1], [pytest.approx(0.1)]] * 2
+    parts = network(views=2, guided_views=1).column_weights(pyramid=0.1).split([pooled, width - pooled, pooled])
+    assert [part.unique().tolist() for part in parts] == [[1], [pytest.approx(0.1)], [1]]
+
+
+def test_the_score_of_two_views_is_the_weighted_mean_of_those_of_their_heads():
+    net, image = network(views=2, view_weights=[1, 3]), torch.rand(2, 3, 64, 64)
+    whole, detail = net.forward_features(image).chunk(2, 1)
+    one, two = net.head.heads
+    torch.testing.assert_close(net(image), 0.25 * one(whole) + 0.75 * two(detail))
+
+
+@pytest.mark.parametrize('weights', [[1], [0.5, 0.3, 0.2], [1, 0], [2, -1], [1, float('inf')], 0.7, '11', [True, '1']])
+def test_other_view_weights_are_refused(weights):
+    with pytest.raises(ValueError, match='view_weights is .*, not two positive numbers for a network of two views'):
+        AlignIQA(**TINY, views=2, view_weights=weights)
+
+
+def test_one_view_has_no_weights():
+    with pytest.raises(ValueError, match='view_weights is .*, not two positive numbers for a network of two views'):
+        AlignIQA(**TINY, view_weights=[0.5, 0.5])
 
 
 @pytest.mark.parametrize('views', [0, 3, True, '2', 1.0])

@@ -258,7 +258,9 @@ def test_calibration_scales_the_deviation_to_new_errors(fitted):
     head, vectors, _, _ = fitted
     before = head.deviation(vectors)
     head.calibrate(vectors, 2 * 1.6449 * before[:, 0].double())
-    torch.testing.assert_close(head.deviation(vectors), 2 * before)
+    torch.testing.assert_close(once := head.deviation(vectors), 2 * before)
+    head.calibrate(vectors, 2 * 1.6449 * before[:, 0].double())
+    assert torch.equal(head.deviation(vectors), once)
 
 
 def test_the_deviation_can_be_followed_to_the_features(fitted):

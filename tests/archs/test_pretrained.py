@@ -24,7 +24,7 @@ VARIANTS = [
     {**GUIDED, 'injection': 'vpt_concat', **MSFA, 'stages': 1},
     {**TINY, 'head': 'linear', 'stages': 3},
     {**TINY, 'views': 2},
-    {**GUIDED, 'views': 2, 'guided_views': 1},
+    {**GUIDED, 'views': 2, 'guided_views': 1, 'view_weights': [0.6, 0.4]},
 ]
 
 
@@ -33,7 +33,7 @@ def network(*, trained=True, seed=0, **options):
     torch.manual_seed(seed)
     net = AlignIQA(**TINY | options)
     if trained:
-        vectors, scores = torch.randn(12, len(net.head.mean)), torch.randn(12, net.config['targets'])
+        vectors, scores = torch.randn(12, len(net.column_weights())), torch.randn(12, net.config['targets'])
         net.head.fit(vectors, scores, alpha=0.1, folds=list(range(12)))
         net.is_trained = True
         for name, parameter in net.named_parameters():
@@ -125,7 +125,8 @@ def test_a_checkpoint_of_another_network_is_an_error_that_names_the_key(key, val
 def test_a_file_that_states_no_number_of_views_is_of_one():
     state, two = checkpoint_state(network()), network(views=2)
     saved = json.loads(bytes(state['metadata'].tolist()))['network']
-    state = edited(state, network={key: value for key, value in saved.items() if key not in ('views', 'guided_views')})
+    later = ('views', 'guided_views', 'view_weights')
+    state = edited(state, network={key: value for key, value in saved.items() if key not in later})
     load_checkpoint(network(trained=False), state, 'old.pth')
     with pytest.raises(ValueError, match='old.pth: it belongs to a network with views: 1, but this one has 2'):
         load_checkpoint(two, state, 'old.pth')
@@ -138,6 +139,14 @@ def test_a_file_that_states_no_guided_views_guides_all_of_them():
     load_checkpoint(network(**GUIDED, views=2, trained=False), state, 'old.pth')
     with pytest.raises(ValueError, match='old.pth: it belongs to a network with guided_views: 2, but this one has 1'):
         load_checkpoint(network(**GUIDED, views=2, guided_views=1), state, 'old.pth')
+
+
+def test_a_file_of_one_head_for_two_views_is_of_an_earlier_version():
+    two = network(views=2)
+    saved = json.loads(bytes(checkpoint_state(two)['metadata'].tolist()))['network']
+    state = edited(checkpoint_state(two), network={key: value for key, value in saved.items() if key != 'view_weights'})
+    with pytest.raises(ValueError, match=r'old.pth: it has one head for two views, .* fit it again, or use version 0\.7\.'):
+        load_checkpoint(two, state, 'old.pth')
 
 
 @pytest.mark.parametrize('views', [{'views': 2}, {'views': 2, 'guided_views': 1}])

@@ -62,7 +62,7 @@ def test_damaged_and_missing_weights_are_named(quick, tmp_path, monkeypatch):
     result = run()
     assert result.exit_code == 1
     assert 'PROBLEM: align_iqa_agiqa3k.safetensors is damaged' in result.stdout
-    for name in ('clip_vitb16_visual_int8.safetensors', 'quality_map.safetensors', 'training_images.txt'):
+    for name in ('clip_vitb16_visual_int8.safetensors', 'align_iqa_agiqa3k.map.safetensors', 'training_images.txt'):
         assert f'PROBLEM: {name} cannot be read' in result.stdout
 
 

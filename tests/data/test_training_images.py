@@ -6,7 +6,7 @@ import pytest
 from align_iqa_plugin.data import training_images
 from align_iqa_plugin.data.labels import read_labels
 from align_iqa_plugin.data.splits import phases_of, split_name
-from align_iqa_plugin.data.training_images import check_unseen, fitted_to, keeps_packaged_head
+from align_iqa_plugin.data.training_images import check_unseen, fitted_to, starts_from_them
 from align_iqa_plugin.score.find_images import sample_rows
 
 
@@ -19,31 +19,32 @@ def test_the_samples_are_test_images():
 
 
 @pytest.mark.parametrize(
-    ('network', 'start', 'alpha', 'kept'),
+    ('network', 'start', 'alpha', 'learned'),
     [
-        ({}, None, None, False),
+        ({}, None, 0.2, False),
         ({}, 'mine.pth', None, False),
-        ({}, 'packaged', None, True),
-        ({}, 'packaged-fast', None, True),
-        ({}, 'packaged', 0.2, False),
-        ({'pretrained': True}, None, None, True),
-        ({'pretrained_model_path': 'packaged'}, None, None, True),
+        ({}, 'packaged', 0.2, True),
+        ({}, 'packaged-fast', 0.2, False),  # its CGI and MSFA learned from photographs,
+        ({}, 'packaged-fast', None, True),  # but not its head
+        ({'pretrained': True}, None, 0.2, True),
+        ({'pretrained': True}, 'mine.pth', None, False),
+        ({'pretrained_model_path': 'packaged'}, None, 0.2, True),
         ({'pretrained_model_path': 'mine.pth'}, None, None, False),
         ({'pretrained': True, 'pretrained_model_path': 'mine.pth'}, None, None, False),
-        ({'pretrained': True}, 'mine.pth', None, False),
-        ({'pretrained': True}, None, 0.2, False),
+        ({'pretrained': True, 'pretrained_model_path': 'packaged-fast'}, None, None, True),
+        ({'pretrained': True, 'pretrained_model_path': 'packaged-fast'}, None, 0.2, False),
     ],
 )
-def test_a_training_may_start_from_a_head_that_was_fitted_to_them(network, start, alpha, kept):
+def test_a_training_may_start_from_weights_that_learned_from_them(network, start, alpha, learned):
     options = {'network': network, 'path': {'pretrain_network': start}, 'train': {'ridge_alpha': alpha}}
-    assert keeps_packaged_head(options) is kept
+    assert starts_from_them(options) is learned
 
 
-def test_images_that_the_packaged_head_was_fitted_to_cannot_test_what_starts_from_it(monkeypatch):
+def test_images_that_the_package_learned_from_cannot_test_what_starts_from_it(monkeypatch):
     seen, unseen = (hashlib.sha256(content).hexdigest() for content in (b'seen', b'unseen'))
     monkeypatch.setattr(training_images, '_known', lambda: {seen[:16]})
     check_unseen([unseen], 'a set')
-    with pytest.raises(ValueError, match='fitted to 1 of the images of a set, .* set train.ridge_alpha'):
+    with pytest.raises(ValueError, match="learned from 1 of the images of a set, .*'packaged-fast'"):
         check_unseen([unseen, seen], 'a set')
 
 

@@ -101,7 +101,7 @@ def test_a_fold_is_not_begun_where_the_packaged_head_that_it_starts_from_was_fit
     monkeypatch.setattr(training_images, '_known', lambda: digests)
     monkeypatch.setattr(protocol, 'train', lambda *_, **__: pytest.fail('it trained'))
     options = {**fitted_options, 'path': {'pretrain_network': 'packaged'}, 'train': {'total_iter': 1}}
-    with pytest.raises(ValueError, match='fitted to [1-9][0-9]* of the images of ratio712_seed123_split_02, phase test'):
+    with pytest.raises(ValueError, match='learned from [1-9][0-9]* of the images of ratio712_seed123_split_02, phase test'):
         run_protocol(options, kind='prompt', folds=['2'], root=tmp_path, output=tmp_path / 'results.json', report=print)
 
 

@@ -15,6 +15,7 @@ from align_iqa_plugin.models.fit import fit_head, rated_features
 from align_iqa_plugin.models.losses import order_loss
 from align_iqa_plugin.models.trainer import train
 from align_iqa_plugin.models.training_state import latest_training_state
+from align_iqa_plugin.runtime.interval import Z
 from align_iqa_plugin.runtime.seeds import seed_everything
 
 CPU = torch.device('cpu')
@@ -103,17 +104,30 @@ def test_the_head_is_fitted_to_images_without_augmentation_and_copies(options, t
         order_share=train_options['order_share'],
     )
     for name, value in net.head.state_dict().items():
-        torch.testing.assert_close(value, fitted[name], atol=1e-3, rtol=1e-3)
+        if name != 'error_scale':  # of the deviation, which is calibrated afterwards
+            torch.testing.assert_close(value, fitted[name], atol=1e-3, rtol=1e-3)
 
 
-def test_of_two_views_the_whole_is_adapted_and_the_head_reads_both(options, tmp_path):
+def assert_calibrated_on_validation_images(root, options):
+    net = network(options, pretrained_model_path=str(models(root) / 'net_best.pth'))
+    rated = rated_features(net, build_dataset(options['datasets']['val'] | {'phase': 'val'}), device=CPU)
+    with torch.no_grad():
+        errors, deviation = (net.head(rated.features) - rated.targets)[:, 0], net.head.deviation(rated.features)[:, 0]
+    assert (errors.abs() / deviation).quantile(0.9) == pytest.approx(Z, rel=1e-3)
+
+
+def test_the_deviation_is_calibrated_on_the_validation_images(run):
+    assert_calibrated_on_validation_images(run[2], run[1])
+
+
+def test_of_two_views_the_whole_is_adapted_and_a_head_is_fitted_to_each(options, tmp_path):
     options['network'] |= {'views': 2, 'guided_views': 1}
     options['datasets']['train']['input_size'] = options['datasets']['val']['input_size'] = None
     train(options, root=tmp_path)
     net = network(options, pretrained_model_path=str(models(tmp_path) / 'net_best.pth'))
-    whole = net.msfa.width
-    assert net.is_trained and len(net.head.mean) == whole + net.msfa.pooled_width
-    assert net.head.weight[whole:].any() and net.head.weight[net.msfa.pooled_width : whole].any()
+    whole, centre = net.head.heads
+    assert net.is_trained and len(centre.mean) == net.msfa.pooled_width
+    assert centre.weight.any() and whole.weight[net.msfa.pooled_width :].any()
     last = torch.load(models(tmp_path) / 'net_latest.pth', weights_only=True)['params']
     assert all(last[f'injection.{block}.gate'].any() for block in net.injection)
 
@@ -189,6 +203,7 @@ def test_a_head_is_fitted_to_other_data_with_the_adapted_network(run, tmp_path):
     assert all(torch.equal(fitted[name], adapted[name]) for name in adapted if name.startswith(('guide', 'inj', 'msfa')))
     assert fitted['head.weight'][network(options).msfa.pooled_width :].any()  # it reads the pyramid too
     assert not torch.equal(fitted['head.bias'], adapted['head.bias'])
+    assert_calibrated_on_validation_images(tmp_path, options)
     assert len([*(tmp_path / 'cache').iterdir()]) > 28  # of a network that is not trained any more, all features are kept
 
 

@@ -97,10 +97,10 @@ def test_a_network_of_another_trunk_has_no_map_and_the_error_says_how_to_fit_one
 
 
 def test_a_damaged_map_of_the_package_is_installed_again(network, tmp_path, monkeypatch):
-    packaged = tmp_path / 'quality_map.safetensors'
+    packaged = tmp_path / 'packaged.map.safetensors'
     packaged.write_bytes(b'no tensors')
-    monkeypatch.setattr('align_iqa_plugin.models.map_fit.PACKAGED_MAP_FILE', packaged)
-    with pytest.raises(ValueError, match=r'quality_map\.safetensors cannot be read: reinstall align-iqa-plugin'):
+    monkeypatch.setattr(map_fit, 'PACKAGED_MAPS', [packaged])
+    with pytest.raises(ValueError, match=r'packaged\.map\.safetensors cannot be read: reinstall align-iqa-plugin'):
         read_map(network, None)
 
 
@@ -112,7 +112,7 @@ def test_a_damaged_file_is_named(network, tmp_path):
 
 
 def test_a_map_that_was_fitted_for_weights_goes_before_that_of_the_package(network, tmp_path, monkeypatch):
-    monkeypatch.setattr(map_fit, 'PACKAGED_MAP_FILE', tmp_path / 'packaged.safetensors')
+    monkeypatch.setattr(map_fit, 'PACKAGED_MAPS', [tmp_path / 'packaged.safetensors'])
     save_map(tmp_path / 'packaged.safetensors', network, torch.ones(3))
     weights = tmp_path / 'mine.safetensors'
     assert read_map(network, weights).tolist() == [1, 1, 1]
@@ -121,7 +121,7 @@ def test_a_map_that_was_fitted_for_weights_goes_before_that_of_the_package(netwo
 
 
 @pytest.mark.parametrize('name', ['packaged', 'packaged-fast'])
-def test_the_package_has_the_map_of_its_models(name):
+def test_the_package_has_maps_of_its_models(name):
     network = create_align_iqa(pretrained_model_path=name)
     assert read_map(network, None).shape == (len(network.backbone.stage_ends) * network.backbone.width,)
-    assert map_fit.PACKAGED_MAP_FILE.stat().st_size < 20_000
+    assert all(file.stat().st_size < 20_000 for file in map_fit.PACKAGED_MAPS)

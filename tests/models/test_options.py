@@ -15,7 +15,8 @@ from pyiqa.utils import get_root_logger
 from typer.testing import CliRunner
 
 from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
-from align_iqa_plugin.archs.pretrained import checkpoint_state, full_state
+from align_iqa_plugin.archs.pretrained import checkpoint_state, full_state, load_checkpoint
+from align_iqa_plugin.archs.weights import read_weights
 from align_iqa_plugin.cli import app
 from align_iqa_plugin.data import training_images
 from align_iqa_plugin.data.dataset_options import DatasetOptions
@@ -177,10 +178,16 @@ def test_every_file_builds_and_takes_training_steps_that_lower_the_loss(file, ti
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize(('file', 'views'), [('align_iqa.yml', 2), ('align_iqa_fast.yml', 1)])
-def test_a_packaged_model_is_the_network_of_its_file_and_but_for_the_views_the_default(file, views):
-    network = read_file(FOLDER / file)['network']
-    defaults = {name: p.default for name, p in inspect.signature(AlignIQA).parameters.items()} | {'views': views}
+@pytest.mark.parametrize(('file', 'weights'), [('align_iqa.yml', 'packaged'), ('align_iqa_fast.yml', 'packaged-fast')])
+def test_a_packaged_model_is_the_network_of_its_file(file, weights):
+    network = AlignIQA(**{key: value for key, value in read_file(FOLDER / file)['network'].items() if key != 'type'})
+    load_checkpoint(network, read_weights(weights, 'weights'), weights)
+    assert network.is_trained
+
+
+def test_the_fast_packaged_model_is_the_default_network():
+    network = read_file(FOLDER / 'align_iqa_fast.yml')['network']
+    defaults = {name: p.default for name, p in inspect.signature(AlignIQA).parameters.items()}
     assert {key: value for key, value in network.items() if key != 'type'}.items() <= defaults.items()
 
 
@@ -244,7 +251,6 @@ def test_every_key_is_described(model):
             'train.invariance_share has no effect without train.ridge_alpha.',
         ),
         ('train.invariance_share=0.1', 'train.invariance_share has no effect without train.invariance.'),
-        ('train.centre_weight=0.5', 'train.centre_weight has no effect without network.views: 2.'),
         ('train={total_iter: 0, order_share: 0.1}', 'train.order_share has no effect without train.ridge_alpha.'),
         ('train.mos_loss_opt=~', "train lacks a loss, the key 'mos_loss_opt'"),
         ('train.mos_loss_opt.type=MSLoss', "train.mos_loss_opt.type: unknown name 'MSLoss'; did you mean 'MSELoss'?"),
@@ -678,13 +684,13 @@ def test_a_pretrained_network_has_to_fit_the_network_and_its_frozen_weights(smal
             small(f'path.pretrain_network={tmp_path / name}')
 
 
-def test_images_that_the_packaged_head_was_fitted_to_cannot_validate_what_starts_from_it(small, tmp_path, monkeypatch):
+def test_images_that_the_packaged_model_learned_from_cannot_validate_what_starts_from_it(small, tmp_path, monkeypatch):
     seen = {file_digest(path)[:16] for path in (tmp_path / 'images').iterdir()}
     monkeypatch.setattr(training_images, '_known', lambda: seen)
-    start = ['path.pretrain_network=packaged', 'path.strict_load=false']
-    small(*start, 'train.ridge_alpha=0.2')
-    with pytest.raises(ValueError, match='datasets.val: the packaged head was fitted to 2 of the images of agiqa3k_val, '):
-        small(*start, 'train.ridge_alpha=~')
+    small('path.strict_load=false')
+    sentence = "datasets.val: the packaged model learned from 2 of the images of agiqa3k_val, .* 'packaged-fast'"
+    with pytest.raises(ValueError, match=sentence):
+        small('path.pretrain_network=packaged', 'path.strict_load=false')
 
 
 def test_a_command_with_a_bad_file_ends_with_status_2_before_any_work(tmp_path, monkeypatch):
