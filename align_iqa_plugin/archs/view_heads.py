@@ -1,6 +1,6 @@
 """A head for each view of an image, and the weighted mean of their scores.
 
-Guided features have learned from the labels that a head is then fitted to, so one regression on both views would trust them
+Guided features have learned from the labels that a head is then fitted to, so one regression on both views may trust them
 more than they deserve on new images. Here fixed weights say how much each view counts (docs/results.md).
 """
 
@@ -65,7 +65,7 @@ class ViewHeads(nn.Module):
         return self._mean(left_out)
 
     def deviation(self, vector: Float[Tensor, 'b d']) -> Float[Tensor, 'b k'] | None:
-        """As of `LinearHead`: the weighted mean of the heads' deviations, which that of the error cannot exceed."""
+        """As of `LinearHead`: the weighted mean of the heads' deviations, an upper limit, since their errors partly cancel."""
         deviations = [head.deviation(vector[:, part]) for head, part in self._each()]
         known = [deviation for deviation in deviations if deviation is not None]
         return self._mean(known) if len(known) == len(deviations) else None
