@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 
 from align_iqa_plugin.compare.store import Configuration, Pending, Result, Store
-from align_iqa_plugin.runtime.memory import PeakMemory
+from align_iqa_plugin.runtime.memory import PeakMemory, available_mb
 from align_iqa_plugin.score.run import BatchScorer, Picture, is_out_of_memory, score_images
 from align_iqa_plugin.score.run import Result as ImageResult
 
@@ -91,6 +91,9 @@ class Scorer:
 class CheckedBatches(BatchScorer):
     """Gives a metric batches only if it scores the first images the same one by one and together.
 
+    On a CPU they stay below half of the memory that is available, as far as that of one image tells: a process that asks for
+    too much may be killed, where a GPU gives an error.
+
     Attributes:
         batching: whether the metric is given batches; None until enough images of one size were seen.
         peak_mb: memory for one image, warm; None until it is known.
@@ -119,6 +122,10 @@ class CheckedBatches(BatchScorer):
         self.memory.restart()
         scores = super().run(pictures)
         self.peak_mb = self.memory.read()
+        available = available_mb() if self.device.type == 'cpu' else None
+        if self.peak_mb and available is not None:
+            height, width = pictures[0].size
+            self.most_pixels = min(self.most_pixels, int(height * width * available / 2 / self.peak_mb))
         return scores
 
     def _check(self, pictures: Sequence[Picture]) -> Iterator[ImageResult]:
@@ -129,7 +136,7 @@ class CheckedBatches(BatchScorer):
                 if result.score is not None:
                     alone.append(result.score)
                 yield result
-        if len(alone) < len(pictures):
+        if len(alone) < len(pictures) or self.fitting(pictures) < len(pictures):
             return  # these images decide nothing; the next ones may
         try:
             together, _, _ = self.run(pictures)

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from align_iqa_plugin.data.degradations import BLANKS, CHANGES, LEVELS, blank, degrade
 
 LOST = (0.05, 0.15, 0.3, 0.45)
-"""What a degraded copy loses at levels 1 to 4: the share of what its image scores above the worst (models/fit.py). Ours."""
+"""What a degraded copy should lose at levels 1 to 4, at least: the share of what its image scores above the worst
+(models/fit.py). Ours."""
 
 UNMOVED = ('flip', 'crop 4', 'WebP 85')
 """The changes whose copies score as their image does."""
@@ -29,7 +30,7 @@ class TrainingCopy(NamedTuple):
     Attributes:
         image: its index in the data set.
         name: what was done to it, such as 'blur 2', 'flip' or 'black'.
-        lost: the share of the image's score above the worst that the copy should lose, 0 to 1.
+        lost: the share of the image's score above the worst that the copy should lose at least, 0 to 1; 0 is exact.
         seed: of the noise.
     """
 

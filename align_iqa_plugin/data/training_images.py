@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from align_iqa_plugin.archs.weights import PACKAGED_TRAINING_IMAGES
+from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
+from align_iqa_plugin.data.splits import content_hashes
 
 _DIGITS = 16  # of a SHA-256: enough to tell images apart
 
@@ -29,6 +31,15 @@ def starts_from_them(options: Mapping) -> bool:
     if start is None and network.get('pretrained') is True:
         start = 'packaged'
     return start == 'packaged' or (start == 'packaged-fast' and options['train'].get('ridge_alpha') is None)
+
+
+def check_validation_sets(options: Mapping) -> None:
+    """ValueError where weights that a training starts from learned from images of its validation sets (`AIGCIQADataset`)."""
+    if starts_from_them(options):
+        for phase, section in options['datasets'].items():
+            if phase != 'train' and section['type'] == 'AIGCIQADataset':
+                dataset = AIGCIQADataset(section | {'phase': 'val', 'check_images': False})
+                check_unseen(content_hashes(dataset.paths), section['name'])
 
 
 def check_unseen(digests: Iterable[str], name: str) -> None:

@@ -23,6 +23,7 @@ from align_iqa_plugin.archs.align_iqa_arch import AlignIQA
 from align_iqa_plugin.archs.pretrained import checkpoint_state, frozen_digests, load_checkpoint
 from align_iqa_plugin.archs.weights import read_weights
 from align_iqa_plugin.data.feature_cache import FeatureCache
+from align_iqa_plugin.data.training_images import check_validation_sets
 from align_iqa_plugin.models.adaptation import Adaptation
 from align_iqa_plugin.models.averaged_weights import AveragedWeights
 from align_iqa_plugin.models.fit import FIT_OPTIONS, Fit, calibrate_head, fit_head, image_keys
@@ -55,6 +56,7 @@ class AlignIQAModel(GeneralIQAModel):
 
     def init_training_settings(self) -> None:
         train_opt = self.opt['train']
+        check_validation_sets(self.opt)
         self.net.train()
         takes_steps = train_opt.get('total_iter') != 0
         self.trained = {name: p for name, p in self.net.named_parameters() if p.requires_grad and takes_steps}
@@ -75,13 +77,10 @@ class AlignIQAModel(GeneralIQAModel):
             if train_opt.get(key)
         }
         if train_opt.get('adapt_alpha') is not None and self.opt['datasets']['train'].get('with_copy'):
-            weight = train_opt.get('order_weight', 1.0)
-            self.losses['l_order'] = partial(order_loss, weight=weight)
+            self.losses['l_order'] = partial(order_loss, weight=train_opt.get('order_weight', 1.0))
         if self.trained and not self.losses:
             raise ValueError('train needs a loss: mos_loss_opt or metric_loss_opt.')
-        self.cache = None
-        if train_opt.get('frozen_cache'):
-            self.cache = FeatureCache(train_opt['frozen_cache'], self.net)
+        self.cache = FeatureCache(train_opt['frozen_cache'], self.net) if train_opt.get('frozen_cache') else None
         self.adaptation = None
         if self.trained and train_opt.get('adapt_alpha') is not None:
             alpha = float(train_opt['adapt_alpha'])

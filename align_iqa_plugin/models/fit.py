@@ -110,8 +110,8 @@ def fit_head(
         device: that the network is on.
         cache: as of `features_of`.
         forward: as of `features_of`.
-        order_share: the share of the images whose `Copies` are fitted too: how far below its image each should score.
-        order_weight: of a copy's squared error, relative to that of a score.
+        order_share: the share of the images whose `Copies` are fitted too: how far below its image each should score at least.
+        order_weight: of the squared error of a copy that falls too little, relative to that of a score.
         invariance: as of `LinearHead.fit`, with the copies of `UNMOVED`.
         invariance_share: the share of the images that have those copies; where it is smaller, `order_share`.
         pyramid_weight: how much the features of the pyramid count for the head, relative to those of the pooled stages.
@@ -188,7 +188,7 @@ def _score_range(opt: Mapping, rated: Rated) -> tuple[float, float]:
 
 
 def _margins(opt: Mapping, rated: Rated, rows: Tensor, lost: Tensor) -> Tensor:
-    """How far each copy should score below its image, (p, k); nothing is known of scores other than the main one.
+    """How far at least each copy should score below its image, (p, k); nothing is known of scores other than the main one.
 
     A picture of nothing gets the worst score. A degraded copy loses its share of the distance to one standard deviation of the
     scores below that, so that a degraded copy of a bad picture is still seen to be worse.

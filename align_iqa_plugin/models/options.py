@@ -102,10 +102,12 @@ class TrainOptions(Section):
     order_share: Share | None = Field(
         None,
         description='With ridge_alpha: the share of the training images of which degraded and changed copies are fitted too: '
-        'how far below its image each should score (data/training_copies.py). They need no ratings.',
+        'how far below its image each should score at least (data/training_copies.py). They need no ratings.',
     )
     order_weight: Positive = Field(
-        1.0, description="Weight of a copy's squared error, relative to that of a score: in the fit, and in an adaptation."
+        1.0,
+        description='Weight of the squared error of a copy that falls too little, relative to that of a score: in the fit, and '
+        'in an adaptation.',
     )
     invariance: Annotated[Number, Field(ge=0)] = Field(
         0.0,

@@ -24,6 +24,8 @@ def check_options(options: dict) -> None:
         for phase, section in options['datasets'].items():
             found = _dataset_problems(phase, section, options)
             problems += [f'datasets.{phase}{problem}' for problem in found]
+        if not problems:
+            problems += _validation_problems(options)
         problems += _network_problems(options)
     if problems:
         raise ValueError(failure(f'the training {options["name"]!r}', problems))
@@ -33,8 +35,6 @@ def _dataset_problems(phase: str, section: dict, options: dict) -> list[str]:
     import torch
 
     from align_iqa_plugin.data.aigc_dataset import AIGCIQADataset
-    from align_iqa_plugin.data.splits import content_hashes
-    from align_iqa_plugin.data.training_images import check_unseen, starts_from_them
 
     if section['type'] != 'AIGCIQADataset':
         paths = [key for key in ('dataroot_target', 'dataroot_ref', 'meta_info_file', 'split_file') if section.get(key)]
@@ -42,8 +42,6 @@ def _dataset_problems(phase: str, section: dict, options: dict) -> list[str]:
         return [f'.{key}: there is no {section[key]}.' for key in missing]
     try:
         dataset = AIGCIQADataset(section | {'phase': phase.split('_')[0], 'check_images': False})
-        if phase != 'train' and starts_from_them(options):
-            check_unseen(content_hashes(dataset.paths), section['name'])
     except (ValueError, OSError) as error:
         return [f': {error}']
     gpus = options.get('num_gpu', 'auto')
@@ -54,6 +52,16 @@ def _dataset_problems(phase: str, section: dict, options: dict) -> list[str]:
             f'.batch_size_per_gpu: a batch of {batch} is more than the {counted(images, "image")}, so that no '
             'step would be taken.'
         ]
+    return []
+
+
+def _validation_problems(options: dict) -> list[str]:
+    from align_iqa_plugin.data.training_images import check_validation_sets
+
+    try:
+        check_validation_sets(options)
+    except ValueError as error:
+        return [f'datasets: {error}']
     return []
 
 

@@ -1,4 +1,4 @@
-"""The peak of the memory that something needs."""
+"""The peak of the memory that something needs, and how much there is."""
 
 import ctypes
 import gc
@@ -43,6 +43,14 @@ class PeakMemory:
             return (torch.cuda.max_memory_allocated(self.device) - self._before) / 1e6
         peak = _resident('VmHWM')
         return None if peak is None else max(0.0, peak - self._before)
+
+
+def available_mb() -> float | None:
+    """What the machine can still give to its processes, in MB, as Linux tells it; elsewhere it is not known."""
+    try:
+        return float(Path('/proc/meminfo').read_text().split('MemAvailable:')[1].split()[0]) * 1024 / 1e6
+    except (OSError, IndexError):
+        return None
 
 
 def _return_freed_memory() -> None:

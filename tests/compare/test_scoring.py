@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from align_iqa_plugin.compare import scoring
 from align_iqa_plugin.compare.scoring import Scorer
 from align_iqa_plugin.compare.store import Configuration, LabelledImage, Store
 from align_iqa_plugin.runtime.memory import PeakMemory
@@ -327,6 +328,22 @@ def test_peak_memory_is_that_of_one_image_when_warm(store, tmp_path):
     table_of(store, Large(), pictures(tmp_path / 'set', range(8)), memory=memory)
     (metrics,) = store.metric_table().to_dict('records')
     assert 190 < metrics['peak_mb'] < 300
+
+
+@pytest.mark.parametrize(('needed', 'sizes'), [(100.0, [1, 1, 1, 1, 4, 4, 5, 3, 4]), (800.0, [1] * 20)])
+def test_a_batch_takes_at_most_half_of_the_memory_that_is_available(store, tmp_path, monkeypatch, needed, sizes):
+    class Memory:
+        def restart(self):
+            pass
+
+        def read(self):
+            return needed
+
+    monkeypatch.setattr(scoring, 'available_mb', lambda: 1000.0)
+    metric = Brightness()
+    table = table_of(store, metric, pictures(tmp_path / 'set', range(20)), memory=Memory())
+    assert table['score'].tolist() == [grey(value) for value in range(20)]
+    assert metric.sizes == sizes
 
 
 def test_images_are_decoded_the_same_in_workers(store, tmp_path):

@@ -9,7 +9,9 @@ from scipy import stats
 
 from align_iqa_plugin.archs.head import KernelHead
 from align_iqa_plugin.archs.pretrained import checkpoint_state, create_align_iqa
+from align_iqa_plugin.data import training_images
 from align_iqa_plugin.models.fit import fit_head
+from align_iqa_plugin.runtime.files import file_digest
 
 
 @pytest.fixture
@@ -314,6 +316,14 @@ def test_a_cache_of_a_trained_backbone_is_an_error(options, tmp_path):
 
 
 # Validation
+
+
+def test_images_that_the_start_learned_from_cannot_validate(options, monkeypatch):
+    path = build_dataset(options['datasets']['val']).paths[0]
+    monkeypatch.setattr(training_images, 'starts_from_them', lambda options: True)
+    monkeypatch.setattr(training_images, '_known', lambda: {file_digest(path)[:16]})
+    with pytest.raises(ValueError, match='learned from 1 of the images of tiny_val'):
+        build(options)
 
 
 def test_validation_scores_the_averaged_weights_and_keeps_them_as_best(options, tmp_path):

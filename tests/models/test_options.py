@@ -688,7 +688,7 @@ def test_images_that_the_packaged_model_learned_from_cannot_validate_what_starts
     seen = {file_digest(path)[:16] for path in (tmp_path / 'images').iterdir()}
     monkeypatch.setattr(training_images, '_known', lambda: seen)
     small('path.strict_load=false')
-    sentence = "datasets.val: the packaged model learned from 2 of the images of agiqa3k_val, .* 'packaged-fast'"
+    sentence = "datasets: the packaged model learned from 2 of the images of agiqa3k_val, .* 'packaged-fast'"
     with pytest.raises(ValueError, match=sentence):
         small('path.pretrain_network=packaged', 'path.strict_load=false')
 
