@@ -2,7 +2,7 @@
 
 A results file is JSON, written atomically after every fold:
     what was run: `name`, `options` (the training file as plain data), `split` (prompt, image, generator or ipce);
-    `folds`: {fold: {column, seed, images {train, val, test}, data_sha256, best (validation scores), iteration,
+    `folds`: {fold: {column, seed, images {train, val, test}, data_sha256, iteration, validation {SRCC ...} or None,
         test {SRCC ...}, generator_floor {SRCC ...}, network_sha256, environment}}
 Folds that the file has already are not run again. Several processes may fill one file: each takes folds that no other one
 is at.
@@ -225,17 +225,22 @@ def _run_fold(given: Mapping, kind: str, column: str, root: Path) -> dict:
     trained = total_iterations(options['train'], 1) > 0 and any(p.requires_grad for p in net.parameters())
     folder = options['train'].get('frozen_cache')
     cache = FeatureCache(folder, net) if folder and not trained else None
-    dataset = AIGCIQADataset({**section, 'name': 'test', 'phase': 'test', 'check_images': cache is None})
     device = 'cuda' if torch.cuda.is_available() and options.get('num_gpu') != 0 else 'cpu'
-    predicted = predict(net, dataset, device=device, cache=cache, description='test')
+
+    def measured(phase: str) -> dict:
+        dataset = AIGCIQADataset({**section, 'name': phase, 'phase': phase, 'check_images': cache is None})
+        predicted = predict(net, dataset, device=device, cache=cache, description=phase)
+        return correlations(predicted.scores, predicted.mos)
+
     result = {
         'column': column,
         'seed': options.get('manual_seed'),
         'images': {phase: phases.count(phase) for phase in ('train', 'val', 'test')},
         'data_sha256': _data_hash(labels, contents),
-        'best': {name: {metric: numbers['val'] for metric, numbers in metrics.items()} for name, metrics in best.items()},
         'iteration': next((numbers['iter'] for metrics in best.values() for numbers in metrics.values()), None),
-        'test': correlations(predicted.scores, predicted.mos),
+        # of the network that is tested: in an adaptation, validation sees another head
+        'validation': measured('val') if validates else None,
+        'test': measured('test'),
         'network_sha256': hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         'environment': environment(),
     }

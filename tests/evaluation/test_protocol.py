@@ -65,22 +65,22 @@ def run(fitted_options, tmp_path_factory):
     return root, lines
 
 
-def test_every_fold_is_tested_on_its_own_test_images(run, fitted_options):
+def test_every_fold_is_validated_and_tested_on_its_own_images(run, fitted_options):
     root, lines = run
     results = json.loads((root / 'results.json').read_text())
     assert list(results['folds']) == ['1', '2']
     assert [line.split(':')[0] for line in lines] == ['fold 2', 'fold 1']
     for fold, numbers in results['folds'].items():
-        section = fitted_options['datasets']['val'] | {'split_index': int(fold), 'phase': 'test'}
-        dataset = AIGCIQADataset(section)
         network = {key: value for key, value in fitted_options['network'].items() if key != 'type'}
         checkpoint = root / 'experiments' / f'tiny_prompt_{fold}' / 'models' / 'net_best.pth'
         net = create_align_iqa(**network, pretrained_model_path=str(checkpoint)).eval()
-        expected = correlations(
-            [net(item['img'][None]).item() for item in dataset], [item['mos_label'].item() for item in dataset]
-        )
-        assert numbers['test'] == pytest.approx(expected, abs=1e-5)
-        assert numbers['images']['test'] == len(dataset) == numbers['test']['n']
+        for phase, name in (('val', 'validation'), ('test', 'test')):
+            dataset = AIGCIQADataset(fitted_options['datasets']['val'] | {'split_index': int(fold), 'phase': phase})
+            expected = correlations(
+                [net(item['img'][None]).item() for item in dataset], [item['mos_label'].item() for item in dataset]
+            )
+            assert numbers[name] == pytest.approx(expected, abs=1e-5)
+            assert numbers['images'][phase] == len(dataset) == numbers[name]['n']
         assert numbers['column'] == f'ratio712_seed123_split_0{fold}'
 
 
@@ -306,7 +306,7 @@ def test_on_the_folds_of_ipce_a_recipe_without_a_step_is_fitted_to_all_prompts_t
     run_protocol(ipce_options, kind='ipce', folds=['1', '10'], root=tmp_path, output=results, report=print)
     folds = json.loads(results.read_text())['folds']
     assert {fold: numbers['column'] for fold, numbers in folds.items()} == {'1': 'ipce_split_01', '10': 'ipce_split_10'}
-    assert folds['1']['images'] == {'train': 32, 'val': 0, 'test': 8} and folds['1']['best'] == {}
+    assert folds['1']['images'] == {'train': 32, 'val': 0, 'test': 8} and folds['1']['validation'] is None
     section = ipce_options['datasets']['val'] | {'split_index': 'ipce_split_01', 'phase': 'test'}
     prompts = {sample['prompt'] for sample in AIGCIQADataset(section)}
     assert prompts == {f'prompt {i}' for i in (1, 6, 11, 16)}
