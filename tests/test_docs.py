@@ -46,6 +46,19 @@ def test_every_link_to_a_file_leads_to_one(page):
     assert not missing
 
 
+def sections(page: Path) -> set[str]:
+    """The fragments by which GitHub links to the headings of a page."""
+    headings = re.findall(r'^#+ +(.+)$', page.read_text(encoding='utf-8'), re.MULTILINE)
+    return {re.sub(r'[^\w -]', '', heading.strip().lower()).replace(' ', '-') for heading in headings}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_section_leads_to_one(page):
+    links = re.findall(r'\]\((?!https?://)([^)#\s]*)#([^)\s]+)\)', page.read_text(encoding='utf-8'))
+    targets = [(page.parent / name if name else page, fragment) for name, fragment in links]
+    assert not [link for link, (target, fragment) in zip(links, targets, strict=True) if fragment not in sections(target)]
+
+
 @pytest.mark.parametrize(('page', 'line'), commands(), ids=str)
 def test_every_command_has_the_options_that_a_page_gives_it(page, line):
     words = shlex.split(line)[1:]

@@ -1,7 +1,7 @@
 """Vector in, scores out. The paper's head is unknown; ours is fitted in closed form, as kernel ridge regression.
 
 A *linear* ridge regression on the stages of a frozen CLIP matches what the paper reports, and one with the sum of an RBF and a
-linear kernel is better (docs/results.md). So the head is that regression, fitted to the features of the frozen trunk and then
+linear kernel is better (docs/experiments.md). So the head is that regression, fitted to the features of the frozen trunk and then
 left alone; training, if there is any, learns to move the features where the head errs. Fitting first also keeps the features
 from being distorted while a head is still random (Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
 Out-of-Distribution", ICLR 2022).

@@ -1,7 +1,7 @@
 """A head for each view of an image, and the weighted mean of their scores.
 
 Guided features have learned from the labels that a head is then fitted to, so one regression on both views may trust them
-more than they deserve on new images. Here fixed weights say how much each view counts (docs/results.md).
+more than they deserve on new images. Here fixed weights say how much each view counts (docs/experiments.md).
 """
 
 from collections.abc import Iterator, Sequence
