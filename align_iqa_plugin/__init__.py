@@ -10,7 +10,7 @@ from importlib import import_module
 
 from align_iqa_plugin.autoload import install
 
-__version__ = '0.9.0'
+__version__ = '0.10.0'
 
 _PUBLIC = {
     'AlignIQA': 'align_iqa_plugin.archs.align_iqa_arch',

@@ -1,10 +1,10 @@
 """Vector in, scores out. The paper's head is unknown; ours is fitted in closed form, as kernel ridge regression.
 
 A *linear* ridge regression on the stages of a frozen CLIP matches what the paper reports, and one with the sum of an RBF and a
-linear kernel is better (docs/experiments.md). So the head is that regression, fitted to the features of the frozen trunk and then
-left alone; training, if there is any, learns to move the features where the head errs. Fitting first also keeps the features
-from being distorted while a head is still random (Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
-Out-of-Distribution", ICLR 2022).
+linear kernel is better (docs/experiments.md). So the head is that regression, fitted to the features of the frozen trunk and
+then left alone; training, if there is any, learns to move the features where the head errs. Fitting first also keeps the
+features from being distorted while a head is still random (Kumar et al., "Fine-Tuning can Distort Pretrained Features and
+Underperform Out-of-Distribution", ICLR 2022).
 """
 
 from typing import Any
@@ -68,7 +68,7 @@ class LinearHead(nn.Module):
             columns: the entries of the vector that take part; the others get weight zero.
             weights: how much each entry of the vector counts, relative to the others; by default all alike.
             mask: False where a score is missing: the row takes no part in the regression of that target.
-            pairs: rows and copies of them that should score lower by a margin, or the same.
+            pairs: rows and copies of them that should score lower by a margin.
             harmless: how much the vectors of images differ from those of copies that show the same in another form.
             invariance: a direction in which `harmless` has a mean square of v, in variances of the entries, counts
                 1 / (1 + invariance * v) of what it would.

@@ -18,7 +18,7 @@ class OrderedPairs(NamedTuple):
         rows: of the image of each pair, among the fitted rows.
         copies: vectors of the copies, (p, d).
         margins: (p, k), in the unit of the scores: by how much at least the image should score above the copy, or below it
-            where negative; 0 asks for the same score. NaN where the pair takes no part in the regression of a target.
+            where negative; 0 asks for nothing. NaN where the pair takes no part in the regression of a target.
         weight: of the square of what a pair falls short by, relative to the squared error of a score.
     """
 
@@ -92,7 +92,7 @@ def dual_ridge(
 
     def that_count(present: Tensor, y: Tensor) -> Tensor:
         """The equations of a target that are no pair, or one that falls short of its margin."""
-        always = present & (reads_constant | (y[:, 0] == 0))
+        always = present & reads_constant
         chosen = always
         for _ in range(ROUNDS):
             short = (products[:, chosen] @ solve(chosen, y)[0] - y) * y.sign() < 0

@@ -1,8 +1,8 @@
 """Copies of some images of a data set: degraded ones, which should score lower, and changed ones, which should score alike.
 
-They teach a head order without any rating, and what changes nothing: `train.order_share` and `train.invariance_share` of an
-option file. Which images have copies, and at which level, follows from the file's name alone, so that all splits of a data set
-share the copies.
+The first teach a head order without any rating (`train.order_share` of an option file), the others what changes nothing
+(`train.invariance_share`). Which images have copies, and at which level, follows from the file's name alone, so that all
+splits of a data set share the copies.
 """
 
 import hashlib
@@ -53,31 +53,29 @@ class TrainingCopy(NamedTuple):
 class Copies(Dataset):
     """Copies of a share of the images of a data set, as samples of that data set with the labels of their images.
 
-    Of each image: one copy of every kind of degradation, at a level drawn at random, those of `UNMOVED`, and a picture of
-    nothing in its place.
-
     Args:
         dataset: an `AIGCIQADataset` without augmentation.
-        share: of its images, 0 to 1.
-        harmless_share: of its images that have the copies of `UNMOVED` at least, 0 to 1.
+        order_share: of its images, 0 to 1, of which there is one copy of every kind of degradation, at a level drawn at random,
+            and a picture of nothing in its place.
+        invariance_share: of its images, 0 to 1, of which there are the copies of `UNMOVED`.
 
     Attributes:
-        copies: those of `share` first, then what `harmless_share` adds.
-        ordered: how many the first ones are.
+        copies: those that lose something first.
+        ordered: how many these are.
     """
 
-    def __init__(self, dataset: BaseIQADataset, share: float, harmless_share: float = 0.0):
+    def __init__(self, dataset: BaseIQADataset, order_share: float, invariance_share: float):
         self.dataset, self.opt = dataset, dataset.opt
-        self.copies: list[TrainingCopy] = []
+        degraded: list[TrainingCopy] = []
         harmless: list[TrainingCopy] = []
         for image, path in enumerate(dataset.paths):
             number = _drawn(path, 'copied') / 2**32
-            if number < share:
-                self.copies += _copies_of(image, path)
-            elif number < harmless_share:
-                harmless += [copy for copy in _copies_of(image, path) if copy.name in UNMOVED]
-        self.ordered = len(self.copies)
-        self.copies += harmless
+            copies = _copies_of(image, path)
+            if number < order_share:
+                degraded += [copy for copy in copies if copy.lost]
+            if number < invariance_share:
+                harmless += [copy for copy in copies if not copy.lost]
+        self.copies, self.ordered = degraded + harmless, len(degraded)
 
     def __len__(self) -> int:
         return len(self.copies)

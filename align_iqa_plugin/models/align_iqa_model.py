@@ -77,7 +77,7 @@ class AlignIQAModel(GeneralIQAModel):
             if train_opt.get(key)
         }
         if train_opt.get('adapt_alpha') is not None and self.opt['datasets']['train'].get('with_copy'):
-            self.losses['l_order'] = partial(order_loss, weight=train_opt.get('order_weight', 1.0))
+            self.losses['l_order'] = partial(order_loss, weight=train_opt.get('copy_weight', 1.0))
         if self.trained and not self.losses:
             raise ValueError('train needs a loss: mos_loss_opt or metric_loss_opt.')
         self.cache = FeatureCache(train_opt['frozen_cache'], self.net) if train_opt.get('frozen_cache') else None

@@ -20,6 +20,9 @@ from align_iqa_plugin.models.process_group import broadcast, gather, rank, shard
 FIT_OPTIONS = ('order_share', 'order_weight', 'invariance', 'invariance_share', 'pyramid_weight')
 """The keys of `train:` that `fit_head` takes under the same names."""
 
+ASKED = 0.7
+"""The share of what a copy should lose that a fit asks of it: more is no error. Ours (docs/experiments.md)."""
+
 
 class Fit(NamedTuple):
     """What a fit found.
@@ -110,10 +113,11 @@ def fit_head(
         device: that the network is on.
         cache: as of `features_of`.
         forward: as of `features_of`.
-        order_share: the share of the images whose `Copies` are fitted too: how far below its image each should score at least.
+        order_share: the share of the images whose degraded `Copies` are fitted too: how far below its image each should score
+            at least.
         order_weight: of the squared error of a copy that falls too little, relative to that of a score.
         invariance: as of `LinearHead.fit`, with the copies of `UNMOVED`.
-        invariance_share: the share of the images that have those copies; where it is smaller, `order_share`.
+        invariance_share: the share of the images that have those copies.
         pyramid_weight: how much the features of the pyramid count for the head, relative to those of the pooled stages.
         columns: as of `LinearHead.fit`.
 
@@ -128,12 +132,11 @@ def fit_head(
         shown = {'device': device, 'description': 'features of the copies', 'show': rank() == 0}
         vectors = gather(features_of(network, copies, places, cache, forward, **shown), len(copies))
         rows = torch.tensor([copy.image for copy in copies.copies], device=device)
-        lost = torch.tensor([copy.lost for copy in copies.copies], device=device)
-        if invariance:
-            harmless = rated.features[rows[lost == 0]] - vectors[lost == 0]
+        ordered, others = slice(copies.ordered), slice(copies.ordered, None)
+        harmless = rated.features[rows[others]] - vectors[others]
         if copies.ordered:
-            ordered = slice(copies.ordered)
-            margins = _margins(dataset.opt, rated, rows[ordered], lost[ordered])
+            lost = torch.tensor([copy.lost for copy in copies.copies[ordered]], device=device)
+            margins = _margins(dataset.opt, rated, rows[ordered], lost)
             pairs = OrderedPairs(rows[ordered].tolist(), vectors[ordered], margins, order_weight)
     left_out = network.head.fit(
         rated.features,
@@ -190,15 +193,15 @@ def _score_range(opt: Mapping, rated: Rated) -> tuple[float, float]:
 def _margins(opt: Mapping, rated: Rated, rows: Tensor, lost: Tensor) -> Tensor:
     """How far at least each copy should score below its image, (p, k); nothing is known of scores other than the main one.
 
-    A picture of nothing gets the worst score. A degraded copy loses its share of the distance to one standard deviation of the
-    scores below that, so that a degraded copy of a bad picture is still seen to be worse.
+    A picture of nothing should get the worst score. A degraded copy should lose its share of the distance to one standard
+    deviation of the scores below that, so that a degraded copy of a bad picture is still seen to be worse.
     """
     scores, present = rated.targets[:, 0], rated.mask[:, 0]
     # normalised scores are 0 to 1, higher is better
     lower_better = opt.get('lower_better') and not opt.get('mos_normalize')
     worst = _score_range(opt, rated)[1 if lower_better else 0]
     deviation = float(scores[present].std()) * (-1 if lower_better else 1)
-    shares = lost * (scores[rows] - worst + torch.where(lost < 1, deviation, 0.0))
+    shares = ASKED * lost * (scores[rows] - worst + torch.where(lost < 1, deviation, 0.0))
     margins = rated.targets.new_full((len(rows), rated.targets.shape[1]), torch.nan)
     margins[:, 0] = torch.where(present[rows], shares, torch.nan)
     return margins

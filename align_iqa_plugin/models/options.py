@@ -101,18 +101,20 @@ class TrainOptions(Section):
     )
     order_share: Share | None = Field(
         None,
-        description='With ridge_alpha: the share of the training images of which degraded and changed copies are fitted too: '
-        'how far below its image each should score at least (data/training_copies.py). They need no ratings.',
+        description='With ridge_alpha: the share of the training images of which degraded copies are fitted too: how far '
+        'below its image each should score at least (data/training_copies.py). They need no ratings.',
     )
     order_weight: Positive = Field(
         1.0,
-        description='Weight of the squared error of a copy that falls too little, relative to that of a score: in the fit, and '
-        'in an adaptation.',
+        description="With order_share: weight of the squared error of a copy that falls too little, relative to a score's.",
+    )
+    copy_weight: Positive = Field(
+        1.0, description='With adapt_alpha: weight of the loss of the copies of with_copy, relative to that of the scores.'
     )
     invariance: Annotated[Number, Field(ge=0)] = Field(
         0.0,
         description='How much less the head sees of what a flip, a small crop and WebP change (archs/invariance.py); 0 is not '
-        'at all. It learns that from the copies of order_share and of invariance_share.',
+        'at all. It learns that from the copies of invariance_share.',
     )
     invariance_share: Share | None = Field(
         None, description='With invariance: the share of the training images that it flips, crops and saves as WebP to learn.'
@@ -246,8 +248,12 @@ def _of_adaptation(train: TrainOptions, section: dict) -> Iterator[tuple[tuple[s
     """What is wrong with the keys of an adaptation, and of the order that a head is fitted to."""
     if train.order_share and train.ridge_alpha is None:
         yield ('train', 'order_share'), 'has no effect without train.ridge_alpha.'
-    if train.invariance and not train.order_share and not train.invariance_share:
-        yield ('train', 'invariance'), 'has no effect without train.invariance_share or train.order_share.'
+    if 'order_weight' in train.model_fields_set and not train.order_share:
+        yield ('train', 'order_weight'), 'has no effect without train.order_share; the loss of with_copy has train.copy_weight.'
+    if 'copy_weight' in train.model_fields_set and not section.get('with_copy'):
+        yield ('train', 'copy_weight'), 'has no effect without datasets.train.with_copy.'
+    if train.invariance and not train.invariance_share:
+        yield ('train', 'invariance'), 'has no effect without train.invariance_share.'
     if train.invariance_share and train.ridge_alpha is None:
         yield ('train', 'invariance_share'), 'has no effect without train.ridge_alpha.'
     if train.invariance_share and not train.invariance:

@@ -11,15 +11,15 @@ HARMLESS = 7  # the entry that a harmless change moves
 
 @pytest.fixture
 def data():
-    """40 vectors of 12 entries, scores, copies, the first half of which differs in entry 7 alone, and these differences."""
+    """40 vectors of 12 entries, scores, ordered copies of the last 20, and how much harmless ones of the others differ."""
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(40, 12, generator=generator)
     scores = vectors[:, :1] + 0.5 * vectors[:, HARMLESS : HARMLESS + 1]
     copies = vectors.clone()
     copies[:20, HARMLESS] += 3 * torch.randn(20, generator=generator)
     copies[20:] -= 1
-    margins = torch.cat([torch.zeros(20, 1), torch.ones(20, 1)])
-    return vectors, scores, OrderedPairs(list(range(40)), copies, margins, 0.1), (vectors - copies)[:20]
+    pairs = OrderedPairs(list(range(20, 40)), copies[20:], torch.ones(20, 1), 0.1)
+    return vectors, scores, pairs, (vectors - copies)[:20]
 
 
 def fitted(kind, data, **options):
@@ -59,13 +59,14 @@ def test_it_is_the_inverse_root_of_one_plus_the_covariance_of_the_differences(da
 
 def test_a_linear_head_is_the_ridge_regression_on_what_is_seen(data):
     vectors, scores, pairs, harmless = data
-    pairs = pairs._replace(margins=torch.zeros(40, 1))  # none is an error on one side alone
+    pairs = pairs._replace(margins=torch.full((20, 1), 10.0))  # none is met
     head = fitted(LinearHead, (vectors, scores, pairs, harmless), invariance=2.0)
+    assert (head(vectors[20:]) - head(pairs.copies) < pairs.margins).all()
     x = head.standardise(torch.cat([vectors, pairs.copies]))
     x = Invariance.of(harmless / head.std, 2.0)(x).double()
     # the primal form: a row for each score, and one for the difference of each pair
-    rows = torch.cat([x[:40], 0.1**0.5 * (x[:40] - x[40:])])
-    wanted = torch.cat([scores - scores.mean(), pairs.margins]).double()
+    rows = torch.cat([x[:40], 0.1**0.5 * (x[20:40] - x[40:])])
+    wanted = torch.cat([scores - scores.mean(), 0.1**0.5 * pairs.margins]).double()
     weights = torch.linalg.solve(rows.T @ rows + 0.1 * torch.eye(12), rows.T @ wanted)
     torch.testing.assert_close(head(vectors).double(), x[:40] @ weights + scores.mean(), atol=1e-5, rtol=0)
 

@@ -245,7 +245,9 @@ def test_every_key_is_described(model):
         ('train.optim=~', "train lacks the key 'optim'."),
         ('train.trunk_cache=x', 'train.trunk_cache has no effect without train.adapt_alpha.'),
         ('datasets.train.with_copy=true', 'datasets.train.with_copy has no effect without train.adapt_alpha.'),
-        ('train.invariance=0.5', 'train.invariance has no effect without train.invariance_share or train.order_share.'),
+        ('train.order_weight=2', 'train.order_weight has no effect without train.order_share; the loss of with_copy has'),
+        ('train.copy_weight=2', 'train.copy_weight has no effect without datasets.train.with_copy.'),
+        ('train.invariance=0.5', 'train.invariance has no effect without train.invariance_share.'),
         (
             'train={total_iter: 0, invariance_share: 0.1, invariance: 1}',
             'train.invariance_share has no effect without train.ridge_alpha.',
