@@ -68,7 +68,7 @@ class LinearHead(nn.Module):
             columns: the entries of the vector that take part; the others get weight zero.
             weights: how much each entry of the vector counts, relative to the others; by default all alike.
             mask: False where a score is missing: the row takes no part in the regression of that target.
-            pairs: rows and copies of them that should score lower by a margin.
+            pairs: rows and copies of them that should score lower by a margin at least.
             harmless: how much the vectors of images differ from those of copies that show the same in another form.
             invariance: a direction in which `harmless` has a mean square of v, in variances of the entries, counts
                 1 / (1 + invariance * v) of what it would.

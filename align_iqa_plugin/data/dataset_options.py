@@ -73,7 +73,7 @@ class DatasetOptions(Section):
         '802', description='Tenths of train, val and test; the default, which is that of pyiqa, has no val.'
     )
     with_copy: Flag = Field(
-        False, description='Give each image a degraded or changed copy, of which train.copy_weight weighs the loss.'
+        False, description='Give each image a degraded or changed copy, whose loss has the weight train.copy_weight.'
     )
     phase: Phase = Field('train', description='Side of the split; a training sets it to the name of the section.')
     override_phase: Phase | None = Field(None, description='Side of the split that goes before phase.')
